@@ -1,0 +1,1 @@
+"""Train, measure and export RPCANet+. The only package that imports torch."""

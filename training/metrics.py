@@ -1,0 +1,86 @@
+"""The figures this field reports, gathered frame by frame.
+
+Pd and Fa exist in two protocols that share their names and little else:
+
+* overlap (the RPCANet family): a target counts as found if any predicted pixel lies on it; Fa is
+  the false pixels over the background pixels.
+* centroid (DNANet, SCTransNet, BasicIRSTD): a target counts as found if a predicted component's
+  centroid lies within 3 px of its own; Fa is the area of the unmatched components over all pixels.
+  Published code compares areas to tell matched from unmatched components, so that a false alarm
+  as large as a matched component disappears; here components are told apart by identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+MATCH_PX = 3.0
+
+
+@dataclass
+class Tally:
+    """Running sums over frames; ``report()`` turns them into figures."""
+
+    true_pixels: int = 0
+    false_pixels: int = 0
+    missed_pixels: int = 0
+    background_pixels: int = 0
+    pixels: int = 0
+    targets: int = 0
+    found_by_overlap: int = 0
+    found_by_centroid: int = 0
+    unmatched_area: int = 0
+    unmatched_components: int = 0
+    ious: list[float] = field(default_factory=list)
+
+    def add(self, found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
+        """Count one frame: ``found`` and ``mask`` are ``[height, width]`` booleans."""
+        true = int((found & mask).sum())
+        false = int(found.sum()) - true
+        missed = int(mask.sum()) - true
+        self.true_pixels += true
+        self.false_pixels += false
+        self.missed_pixels += missed
+        self.background_pixels += mask.size - true - missed
+        self.pixels += mask.size
+        if true + false + missed:
+            self.ious.append(true / (true + false + missed))
+        self._count_components(found, mask)
+
+    def _count_components(self, found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
+        truths, truth_labels, _, truth_centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        answers, _, stats, centres = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
+        self.targets += truths - 1
+        self.found_by_overlap += len(np.unique(truth_labels[found & mask]))
+        unmatched = set(range(1, answers))
+        for truth in range(1, truths):
+            near = [a for a in sorted(unmatched) if np.hypot(*(centres[a] - truth_centres[truth])) < MATCH_PX]
+            if near:
+                unmatched.remove(near[0])
+                self.found_by_centroid += 1
+        self.unmatched_components += len(unmatched)
+        self.unmatched_area += sum(int(stats[a, cv2.CC_STAT_AREA]) for a in unmatched)
+
+    def report(self) -> dict[str, float]:
+        """Return IoU, nIoU, precision, recall, F1, and Pd and Fa in both protocols, as shares of 1."""
+        t, f, m = self.true_pixels, self.false_pixels, self.missed_pixels
+        return {
+            "iou": _ratio(t, t + f + m),
+            "niou": float(np.mean(self.ious)) if self.ious else 0.0,
+            "f1": _ratio(2 * t, 2 * t + f + m),
+            "precision": _ratio(t, t + f),
+            "recall": _ratio(t, t + m),
+            "pd": _ratio(self.found_by_overlap, self.targets),
+            "fa": _ratio(f, self.background_pixels),
+            "pd_centroid": _ratio(self.found_by_centroid, self.targets),
+            "fa_centroid": _ratio(self.unmatched_area, self.pixels),
+            "false_components": float(self.unmatched_components),
+        }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,115 @@
+"""Weights on disk: safetensors with the network's widths beside them, and the authors' checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.model import NetworkConfig, RPCANetPlus
+
+# The authors' names for the parts of a stage, and ours.
+_PARTS = (
+    (r"^decos\.", "stages."),
+    (r"\.lowrank\.", ".background."),
+    (r"\.sparse\.epsilon$", ".epsilon"),
+    (r"\.sparse\.", ".target."),
+    (r"\.residual\.sigma$", ".sigma"),
+    (r"\.residual\.", ".noise."),
+)
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used; the message names it and says why."""
+
+
+def save_network(network: RPCANetPlus, path: Path, **metadata: str) -> None:
+    """Write the weights as safetensors, with the network's configuration and ``metadata`` in the header."""
+    header = {"config": json.dumps(asdict(network.config)), **metadata}
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path, header)
+
+
+def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:
+    """Load a network in evaluation mode and its metadata.
+
+    Args:
+        path: a ``.safetensors`` file of ours, or a checkpoint of the RPCANet+ authors as they
+            publish it (a plain state dict, ``.pkl``), whose shapes tell its configuration.
+
+    Raises:
+        WeightsError: if the file is neither.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; weights are a .safetensors file or an authors' .pkl")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = dict(file.metadata() or {})
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            config = NetworkConfig(**json.loads(metadata.pop("config")))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path}: not a weights file of irstream ({error})") from None
+    else:
+        metadata = {}
+        try:
+            state = _our_names(torch.load(path, map_location="cpu", weights_only=True))
+            config = _config_of(state)
+        except Exception as error:  # torch.load raises whatever the bytes led it to
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(f"{path}: not an RPCANet+ checkpoint ({reason})") from None
+    network = RPCANetPlus(config)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: the weights do not fit their network ({str(error).splitlines()[-1].strip()})") from None
+    return network.eval(), metadata
+
+
+def _our_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename an authors' state dict: the last entry of a chain's ``convs`` is our ``expand``."""
+    last: dict[str, int] = {}
+    for name in theirs:
+        if match := re.match(r"(.*)\.convs\.(\d+)\.", name):
+            last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    ours = {}
+    for name, value in theirs.items():
+        if match := re.match(r"(.*)\.convs\.(\d+)\.(.*)", name):
+            chain, index, rest = match[1], int(match[2]), match[3]
+            name = f"{chain}.expand.{rest}" if index == last[chain] else f"{chain}.layers.{index}.{rest}"
+        for pattern, replacement in _PARTS:
+            name = re.sub(pattern, replacement, name)
+        ours[name] = value
+    merge_head = 3 * _count(ours, r"stages\.0\.merge\.mapping\.\d+\.running_mean")
+    renamed = {}
+    for name, value in ours.items():
+        name = re.sub(r"\.merge\.mapping\.", ".merge.", name)
+        name = re.sub(r"\.merge\.(channel_attention\.|final_conv)", rf".merge.{merge_head}.\1", name)
+        name = re.sub(r"\.(background|target|noise)\.(channel_attention\.|final_conv)", r".\1.head.\2", name)
+        renamed[name.replace("channel_attention.", "").replace("final_conv", "project")] = value
+    return renamed
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in state)
+
+
+def _config_of(state: Mapping[str, Tensor]) -> NetworkConfig:
+    """Read the configuration off the shapes; the authors' networks start every stage from N = 0."""
+    channels, bottleneck = state["stages.0.target.expand.weight"].shape[:2]
+    return NetworkConfig(
+        stages=_count(state, r"stages\.\d+\.epsilon"),
+        channels=channels,
+        bottleneck=bottleneck,
+        background_layers=_count(state, r"stages\.0\.background\.layers\.\d+\.running_mean") - 1,
+        target_layers=_count(state, r"stages\.0\.target\.layers\.\d+\.weight") - 1,
+        noise_layers=_count(state, r"stages\.0\.noise\.layers\.\d+\.weight") - 1,
+        merge_layers=_count(state, r"stages\.0\.merge\.\d+\.running_mean") - 1,
+        carry_noise=False,
+    )
