@@ -1,0 +1,1 @@
+"""ONNX in, target maps out. Knows no stream; imports no torch."""

@@ -1,4 +1,4 @@
-"""The training loss: soft IoU of the targets, and how well the parts make up the frame."""
+"""The training loss: soft IoU and cross-entropy of the targets, and how well the parts make up the frame."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def soft_iou_loss(logits: Tensor, masks: Tensor) -> Tensor:
     overlap = (found * masks).sum((1, 2, 3))
     union = (found + masks - found * masks).sum((1, 2, 3))
     return (1 - (overlap + SMOOTH) / (union + SMOOTH)).mean()
+
+
+def pixel_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the pixels.
+
+    Soft IoU hardly moves once an image is full of false targets (its slope falls with the square
+    of their area), and on an image without a target it knows nothing else; this does not tire.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), masks)
 
 
 def fidelity_loss(rebuilt: Tensor, frame: Tensor) -> Tensor:

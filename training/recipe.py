@@ -66,6 +66,7 @@ class Recipe(_Strict):
     schedule: Literal["poly", "cosine"] = "poly"
     warm_up: Annotated[int, Field(ge=0)] = 0
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0 leaves gradients alone
+    pixel_weight: Annotated[float, Field(ge=0)] = 0.0  # of the pixels' cross-entropy
     fidelity_weight: Annotated[float, Field(ge=0)] = 0.1
     fidelity_every: Annotated[int, Field(ge=1)] = 1  # steps; the weight is multiplied to make up for it
     deep_supervision: Annotated[float, Field(ge=0)] = 0.0  # weight of the earlier stages' targets

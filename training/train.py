@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from training.data import Augmentation, DataError, Sample, make_batch, part_of, read_split
-from training.losses import fidelity_loss, soft_iou_loss
+from training.losses import fidelity_loss, pixel_loss, soft_iou_loss
 from training.metrics import Tally
 from training.model import NetworkConfig, RPCANetPlus
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -52,10 +52,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def loss_of(network: RPCANetPlus, frames: Tensor, masks: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Return a step's loss: soft IoU of the last T, of the earlier ones, and the fidelity of D."""
+    """Return a step's loss: soft IoU and cross-entropy of the last T, soft IoU of the earlier ones, fidelity of D."""
     whole = recipe.fidelity_weight > 0 and step % recipe.fidelity_every == 0
     stages = network.decompose(frames, whole=whole)
     loss = soft_iou_loss(stages[-1].target, masks)
+    if recipe.pixel_weight:
+        loss = loss + recipe.pixel_weight * pixel_loss(stages[-1].target, masks)
     if recipe.deep_supervision and len(stages) > 1:
         earlier = [soft_iou_loss(stage.target, masks) for stage in stages[:-1]]
         loss = loss + recipe.deep_supervision * torch.stack(earlier).mean()

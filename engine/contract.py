@@ -1,0 +1,143 @@
+"""The model contract: what an ONNX file must look like for the pipeline to run it.
+
+Input ``frames``: uint8 ``[batch, 1, height, width]``, or for 16-bit cameras uint8
+``[batch, 1, height, width, 2]``, the little-endian bytes of each pixel (TensorRT has no uint16).
+Input ``window``: float32 ``[batch, 2]``, the pixel values that map to 0 and to 1.
+Output ``targets``: uint8 ``[batch, 1, height, width]``, round(255 sigmoid(T)).
+Batch, height and width are dynamic; scaling and sigmoid are in the graph.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+CONTRACT = "irstream.model/1"
+FRAMES, WINDOW, TARGETS = "frames", "window", "targets"
+MODELS = Path(__file__).parent / "models"
+
+
+class EngineError(RuntimeError):
+    """An engine or a model that cannot be used; the message is one line and names which."""
+
+
+class ModelError(EngineError):
+    """A model file that does not keep the contract; the message names the file and what would be right."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model file says of itself.
+
+    Attributes:
+        name: the model's name.
+        stages: K, the number of unrolled iterations.
+        channels: c, the width of the attention maps.
+        bottleneck: b, the width of the thin chains.
+        bits: 8 or 16, the depth of the frames that the graph takes.
+        trained_on: data sets, comma-separated.
+        threshold: the probability from which a pixel belongs to a target, in (0, 1).
+        metrics: figures measured when the model was exported, by test set.
+        weights_sha256: of the weights it was exported from.
+        exporter: the program and version that wrote it.
+    """
+
+    name: str
+    stages: int
+    channels: int
+    bottleneck: int
+    bits: int
+    trained_on: str
+    threshold: float
+    metrics: dict[str, Any]
+    weights_sha256: str
+    exporter: str
+
+
+def write_info(model: onnx.ModelProto, info: ModelInfo) -> None:
+    """Put ``info`` into the model's ``metadata_props``."""
+    values = {key: json.dumps(value) if key == "metrics" else str(value) for key, value in asdict(info).items()}
+    onnx.helper.set_model_props(model, {"contract": CONTRACT, **values})
+
+
+def find_model(name_or_path: str, bits: int = 8) -> Path:
+    """Return the file of a shipped model's name or of a path.
+
+    A model for 16-bit frames lies beside the one for 8 bit, as ``NAME_16bit.onnx``.
+
+    Raises:
+        ModelError: if there is no such file; names the shipped models.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".onnx":
+        path = MODELS / f"{name_or_path}.onnx"
+        if not path.is_file():
+            shipped = ", ".join(sorted(p.stem for p in MODELS.glob("*.onnx") if not p.stem.endswith("_16bit")))
+            raise ModelError(f"{name_or_path}: no such model; shipped are {shipped}, or give the path of an .onnx file")
+    if bits == 16 and not path.stem.endswith("_16bit"):
+        path = path.with_name(f"{path.stem}_16bit.onnx")
+    if not path.is_file():
+        kind = "16-bit frames need it: export it with --bits 16" if bits == 16 else "an .onnx file is expected"
+        raise ModelError(f"{path}: no such file; {kind}")
+    return path
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, ModelInfo]:
+    """Read a model file and check that it keeps the contract.
+
+    Raises:
+        ModelError: if it does not; the message names the file and the first thing that is wrong.
+    """
+    try:
+        model = onnx.load(path)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # protobuf's DecodeError is not a public class
+        raise ModelError(f"{path}: not an ONNX file ({str(error).splitlines()[0]})") from None
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    if (contract := props.get("contract")) != CONTRACT:
+        said = f"contract {contract!r}" if contract else "no contract in its metadata"
+        raise ModelError(f"{path}: {said}; {CONTRACT!r} is expected: export it with training.export")
+    try:
+        info = ModelInfo(
+            name=props["name"],
+            stages=int(props["stages"]),
+            channels=int(props["channels"]),
+            bottleneck=int(props["bottleneck"]),
+            bits=int(props["bits"]),
+            trained_on=props["trained_on"],
+            threshold=float(props["threshold"]),
+            metrics=json.loads(props["metrics"]),
+            weights_sha256=props["weights_sha256"],
+            exporter=props["exporter"],
+        )
+    except KeyError as error:
+        raise ModelError(f"{path}: no {error.args[0]!r} in its metadata; export it with training.export") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: unreadable metadata ({error})") from None
+    _check_graph(path, model, info)
+    return model, info
+
+
+def _check_graph(path: Path, model: onnx.ModelProto, info: ModelInfo) -> None:
+    uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    wanted = {
+        FRAMES: (uint8, 4 if info.bits == 8 else 5),
+        WINDOW: (float32, 2),
+        TARGETS: (uint8, 4),
+    }
+    tensors = {tensor.name: tensor.type.tensor_type for tensor in (*model.graph.input, *model.graph.output)}
+    for name, (dtype, rank) in wanted.items():
+        if name not in tensors:
+            raise ModelError(f"{path}: no tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
+        tensor = tensors[name]
+        if tensor.elem_type != dtype or len(tensor.shape.dim) != rank:
+            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            right = f"{onnx.TensorProto.DataType.Name(dtype).lower()} of rank {rank}"
+            raise ModelError(f"{path}: {name!r} is {kind} of rank {len(tensor.shape.dim)}; {right} is expected")
+    if info.bits not in (8, 16) or not 0 < info.threshold < 1:
+        raise ModelError(f"{path}: bits {info.bits} and threshold {info.threshold}; 8 or 16 and (0, 1) are expected")

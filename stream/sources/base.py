@@ -1,0 +1,91 @@
+"""What a source of frames is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream import StreamError
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class SourceError(StreamError):
+    """A source that cannot be opened or read; the message names it and says what would be right."""
+
+
+class EndOfSource(Exception):  # noqa: N818 (an ending, not an error)
+    """The source has given its last frame."""
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a source knows of itself once it is open.
+
+    Attributes:
+        width: of a frame, pixels.
+        height: of a frame, pixels.
+        bits: 8 or 16, the depth of a pixel.
+        fps: frames per second, as the source states them; None if it does not.
+        live: True for sources that do not wait (cameras, scenes, files paced at their rate), so
+            that a frame that comes while all is busy is lost; False for sources that wait.
+    """
+
+    width: int
+    height: int
+    bits: int
+    fps: float | None
+    live: bool
+
+
+@dataclass(frozen=True)
+class TruePoint:
+    """A target that a synthetic source knows to be in a frame: its id and centre, pixels."""
+
+    id: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One frame as a source gives it.
+
+    Attributes:
+        pixels: uint8 or uint16 ``[height, width]``, the reader's to keep until the next read.
+        captured_ns: the host's monotonic clock when the frame's last byte was there; for a source
+            that paces itself, when the frame was due (so that its own slowness is not hidden).
+        camera_ns: the source's own time of the frame; None if it has none.
+        lost: frames that the source knows it lost just before this one.
+        truth: the targets in the frame; None if the source does not know them.
+    """
+
+    pixels: Pixels
+    captured_ns: int
+    camera_ns: int | None = None
+    lost: int = 0
+    truth: tuple[TruePoint, ...] | None = None
+
+
+class Source(ABC):
+    """A camera, file or scene that is open and gives one frame after another. Closing it twice is fine."""
+
+    info: SourceInfo
+
+    @abstractmethod
+    def read(self, timeout: float) -> SourceFrame | None:
+        """Return the next frame, or None if there was none within ``timeout`` seconds.
+
+        A None loses nothing: the next call goes on waiting for the same frame.
+
+        Raises:
+            EndOfSource: after the last frame.
+            SourceError: if the source fails; it names the source and the reason.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the device or file."""

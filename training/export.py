@@ -1,0 +1,98 @@
+"""Export weights as ONNX that keeps the model contract: ``python -m training.export WEIGHTS OUT.onnx``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import onnx
+import torch
+import typer
+from torch import Tensor, nn
+
+from engine.contract import FRAMES, TARGETS, WINDOW, ModelInfo, write_info
+from training.model import RPCANetPlus
+from training.weights import WeightsError, load_network
+
+
+class Deployed(nn.Module):
+    """The network as the contract wants it: pixels in, grey levels out.
+
+    The last stage's N and D reach no output, so the exporter leaves them out.
+    """
+
+    def __init__(self, network: RPCANetPlus, bits: int) -> None:
+        super().__init__()
+        self.network = network
+        self.bits = bits
+
+    def forward(self, frames: Tensor, window: Tensor) -> Tensor:
+        pixels = frames.float()
+        if self.bits == 16:
+            pixels = pixels[..., 0] + 256.0 * pixels[..., 1]
+        low, high = window[:, 0:1, None, None], window[:, 1:2, None, None]
+        scaled = ((pixels - low) / (high - low)).clamp(0.0, 1.0)
+        targets: Tensor = self.network(scaled).sigmoid()
+        return (targets * 255.0).round().to(torch.uint8)
+
+
+def export(network: RPCANetPlus, path: Path, info: ModelInfo) -> None:
+    """Write ``network`` to ``path`` as ONNX, with ``info`` in its metadata."""
+    shape = (2, 1, 48, 64) if info.bits == 8 else (2, 1, 48, 64, 2)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    spatial: dict[int, Any] = {0: batch, 2: height, 3: width}
+    program = torch.onnx.export(
+        Deployed(network.eval(), info.bits).eval(),
+        (torch.zeros(shape, dtype=torch.uint8), torch.tensor([[0.0, 255.0]] * 2)),
+        input_names=[FRAMES, WINDOW],
+        output_names=[TARGETS],
+        dynamic_shapes={"frames": spatial, "window": {0: batch}},
+        opset_version=20,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for value in (*model.graph.node, *model.graph.value_info):  # where torch saw each node: paths of the exporting machine
+        del value.metadata_props[:]
+    write_info(model, info)
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def main(
+    weights: Annotated[Path, typer.Argument(help="A .safetensors file, or an authors' .pkl checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="The .onnx file to write; its stem becomes the model's name.")],
+    trained_on: Annotated[str, typer.Option(help="The data it was trained on, comma-separated.")],
+    bits: Annotated[int, typer.Option(help="Depth of the frames it takes: 8 or 16.")] = 8,
+    threshold: Annotated[float, typer.Option(help="Probability from which a pixel is target.")] = 0.5,
+    metrics: Annotated[Path | None, typer.Option(help="A JSON file of training.evaluate to put in.")] = None,
+) -> None:
+    """Export weights as ONNX; one file takes 8-bit frames, another (NAME_16bit.onnx) 16-bit ones."""
+    try:
+        network, _ = load_network(weights)
+    except WeightsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    info = ModelInfo(
+        name=out.stem.removesuffix("_16bit"),
+        stages=network.config.stages,
+        channels=network.config.channels,
+        bottleneck=network.config.bottleneck,
+        bits=bits,
+        trained_on=trained_on,
+        threshold=threshold,
+        metrics=json.loads(metrics.read_text()) if metrics else {},
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        exporter=f"irstream, torch {torch.__version__}",
+    )
+    export(network, out, info)
+
+
+if __name__ == "__main__":
+    typer.run(main)
