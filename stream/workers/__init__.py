@@ -1,0 +1,45 @@
+"""The workers: one process a file, one ``main()`` each. ``work`` is where each of them starts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from engine.contract import EngineError
+from stream import StreamError
+from stream.frame import Failed, send
+
+PR_SET_PDEATHSIG = 1
+
+
+def work(main: Callable[..., None], name: str, reports: Connection, supervisor: int, arguments: tuple[object, ...]) -> None:
+    """Run a worker's ``main(*arguments, reports)`` in this new process and report how it failed, if it did.
+
+    Args:
+        main: the worker.
+        name: what the process is called.
+        reports: to the supervisor.
+        supervisor: its process id; when it dies, however it dies, this process does too.
+        arguments: the worker's own.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it died before we asked to be told
+        sys.exit(1)
+    from setproctitle import setproctitle
+
+    setproctitle(f"irstream {name}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor decides
+    try:
+        main(*arguments, reports)
+    except (StreamError, EngineError) as error:
+        send(reports, Failed(str(error), bad_input=True))
+        sys.exit(2)
+    except Exception as error:
+        traceback.print_exc()
+        send(reports, Failed(f"{name}: {type(error).__name__}: {error}", bad_input=False))
+        sys.exit(1)

@@ -1,0 +1,18 @@
+"""Run the pipeline that a configuration describes: live infrared video in, tracked targets out."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    import typer
+
+    from stream.command import run
+
+    typer.run(run)
+
+
+if __name__ == "__main__":  # workers import this file too; it must cost them nothing
+    sys.exit(main())

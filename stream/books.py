@@ -1,0 +1,98 @@
+"""The books of a run: what every stream gave, what became of it, and how late it was."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stream.frame import Hello, Passed
+from stream.latency import Latency
+from stream.messages import StatusMessage
+
+RATE_SPAN_S = 2.0  # a rate is a count over a span: the mean of gaps swings when frames come in bursts
+
+
+@dataclass
+class StreamBook:
+    """One stream's books.
+
+    Attributes:
+        name: of the stream.
+        source: as configured.
+        hello: what its source said of itself; None until it is open.
+        published: frames that became a message.
+        dropped: frames that did not, by reason.
+        tracks: confirmed tracks in the last frame.
+        confirmed: tracks confirmed so far.
+        ended: whether its last frame has passed.
+        fault: what ended it, if a fault did.
+        latency: since the start.
+        started: when its frames began, on the monotonic clock, seconds.
+        stopped: when its last one was published.
+    """
+
+    name: str
+    source: str
+    hello: Hello | None = None
+    published: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    tracks: int = 0
+    confirmed: int = 0
+    ended: bool = False
+    fault: str | None = None
+    latency: Latency = field(default_factory=Latency)
+    started: float = 0.0
+    stopped: float = 0.0
+    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    _second: list[int] = field(default_factory=list)
+
+    def add(self, passed: Passed) -> None:
+        """Enter what the track worker reports."""
+        now = time.monotonic()
+        for row in passed.latencies:
+            self.latency.add(row)
+        self._second += [row[-1] for row in passed.latencies]
+        self._recent.append((now, len(passed.latencies)))
+        self.published += len(passed.latencies)
+        self.dropped.update(passed.dropped)
+        self.tracks, self.confirmed = passed.tracks, passed.confirmed
+        self.ended, self.fault = passed.ended, passed.fault
+        if passed.latencies:
+            self.stopped = now
+
+    @property
+    def frames(self) -> int:
+        """Frames that the source gave: every one of them was published or dropped."""
+        return self.published + self.dropped.total()
+
+    def fps(self) -> float:
+        """Return the frames published a second, over the last two seconds."""
+        now = time.monotonic()
+        while self._recent and now - self._recent[0][0] > RATE_SPAN_S:
+            self._recent.popleft()
+        span = min(RATE_SPAN_S, max(now - self.started, 1e-3))
+        return sum(count for _, count in self._recent) / span
+
+    def mean_fps(self) -> float:
+        """Return the frames published a second over the whole run."""
+        span = self.stopped - self.started
+        return self.published / span if span > 0 else 0.0
+
+    def status(self) -> StatusMessage:
+        """Return the status of the last second, for the subscribers, and begin the next."""
+        latencies = np.array(self._second or [0]) / 1e6
+        self._second = []
+        p50, p99 = np.percentile(latencies, (50, 99))
+        fps = self.fps()
+        return StatusMessage(
+            stream=self.name,
+            health="ended" if self.ended else "ok" if fps else "silent",
+            frames=self.published,
+            fps=round(fps, 3),
+            dropped=dict(self.dropped),
+            latency_ms={"p50": float(p50), "p99": float(p99), "max": float(latencies.max())},
+            tracks=self.tracks,
+        )

@@ -1,0 +1,188 @@
+"""The configuration: what to run, from YAML, checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stream import StreamError
+from stream.detect import DetectConfig
+from stream.track import TrackConfig
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
+
+
+class ConfigError(StreamError):
+    """A configuration that cannot be used; the message names the file, the key and what would be right."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StreamConfig(_Strict):
+    """One stream.
+
+    Attributes:
+        name: in topics and reports.
+        source: a video file, a folder of images, or ``scene:?width=320&height=256&seed=1``.
+        live: pace a file at its own rate and drop what comes while all is busy; None leaves it to
+            the source: scenes are live, files are not.
+        window: the pixel values that the network sees as 0 and 1; None means 0 and 255 for 8-bit
+            frames, and for 16-bit ones the range that they fill, followed over time.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    source: Annotated[str, Field(min_length=1)]
+    live: bool | None = None
+    window: tuple[float, float] | None = None
+
+    @field_validator("window")
+    @classmethod
+    def _rising(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window and not window[0] < window[1]:
+            raise ValueError("the first value must be below the second")
+        return window
+
+
+class BatchConfig(_Strict):
+    """How frames of several streams share the engine.
+
+    Attributes:
+        largest: frames in a batch; None leaves it to the engine.
+        window_ms: how long a frame may wait for others while the engine is free.
+    """
+
+    largest: Annotated[int, Field(ge=1, le=64)] | None = None
+    window_ms: Annotated[float, Field(ge=0, le=1000)] = 0.0
+
+
+class PublishConfig(_Strict):
+    """Where the tracks go.
+
+    Attributes:
+        endpoint: the ZeroMQ endpoint to bind.
+        wait_for: subscribers to wait for before the first frame is read.
+    """
+
+    endpoint: Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")] = DEFAULT_ENDPOINT
+    wait_for: Annotated[int, Field(ge=0)] = 0
+
+
+class Config(_Strict):
+    """A run of the pipeline.
+
+    Attributes:
+        model: a shipped model's name, or the path of an .onnx file.
+        engine: ``auto``, or a backend by name.
+        threads: CPU threads of the engine; None leaves it to the backend.
+        duration: seconds after which the run ends; None runs until the sources end or someone stops it.
+        streams: the streams.
+        batch: how streams share the engine.
+        detect: how target maps become detections.
+        track: how detections become tracks.
+        publish: where the tracks go.
+    """
+
+    model: str = "rpcanet_plus_k1"
+    engine: str = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    duration: Annotated[float, Field(gt=0)] | None = None
+    streams: Annotated[tuple[StreamConfig, ...], Field(min_length=1)]
+    batch: BatchConfig = BatchConfig()
+    detect: DetectConfig = DetectConfig()
+    track: TrackConfig = TrackConfig()
+    publish: PublishConfig = PublishConfig()
+
+    @field_validator("streams")
+    @classmethod
+    def _distinct(cls, streams: tuple[StreamConfig, ...]) -> tuple[StreamConfig, ...]:
+        names = [stream.name for stream in streams]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two streams are named {name!r}; names must differ")
+        return streams
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        path: a YAML file.
+        overrides: keys that replace the file's, by dotted name.
+
+    Raises:
+        ConfigError: naming the file, the key and what would be right.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; a configuration is a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {_yaml_reason(error)}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a map of keys is expected at the top, such as 'streams:'")
+    for dotted, value in (overrides or {}).items():
+        _set(raw, dotted, value)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
+    """Return a ``streams`` value for sources given on the command line, named after them."""
+    streams: list[dict[str, Any]] = []
+    for source in sources:
+        stem = Path(source.partition("?")[0].rstrip("/:")).stem
+        name = base = "".join(c if c.isalnum() or c in "_.-" else "_" for c in stem)[:48] or "stream"
+        taken = {stream["name"] for stream in streams}
+        number = 2
+        while name in taken:
+            name, number = f"{base}_{number}", number + 1
+        streams.append({"name": name, "source": source, "live": live})
+    return streams
+
+
+def _set(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401 (any YAML value)
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        raw = raw.setdefault(parent, {}) if isinstance(raw.get(parent, {}), dict) else {}
+    raw[last] = value
+
+
+def _yaml_reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
+
+
+def _explain(error: ValidationError) -> str:
+    """Say the first thing that is wrong: the key as it stands in the file, and what would be right."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        return f"{key}: no such key; {hint}"
+    reason = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    return f"{key}: {reason[0].lower()}{reason[1:]}{got}"
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        if part == "streams":
+            model = StreamConfig
+        elif isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            assert isinstance(annotation, type)
+            model = annotation
+    return list(model.model_fields)

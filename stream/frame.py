@@ -1,0 +1,143 @@
+"""What travels between the workers: descriptors of frames, never their pixels."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+import msgspec
+
+STAGES = ("capture", "queue", "engine", "detect", "track", "publish")
+"""The stages of a frame, in order; its time at a stage is when that stage was done with it."""
+
+
+class FrameRef(msgspec.Struct, tag="frame", array_like=True):
+    """A frame in a slot of its stream's ring, and all that is known of it so far.
+
+    Attributes:
+        stream: index of the stream in the configuration.
+        slot: where in the ring its pixels and its target map are.
+        seq: number of the frame at its source, from 0; gaps are drops.
+        width: pixels.
+        height: pixels.
+        bits: 8 or 16.
+        live: whether it may be dropped for a fresher one.
+        low: the pixel value that maps to 0.
+        high: the pixel value that maps to 1.
+        captured_ns: monotonic clock, when its last byte was there.
+        captured_utc_ns: the same moment in UTC, ns since the epoch.
+        camera_ns: the source's own time, if it has one.
+        dropped: frames dropped since the stream's last frame, by reason.
+        times: monotonic clock at the end of each stage, by its name.
+        truth: id, x, y of the targets in it, where the source knows them.
+    """
+
+    stream: int
+    slot: int
+    seq: int
+    width: int
+    height: int
+    bits: int
+    live: bool
+    low: float
+    high: float
+    captured_ns: int
+    captured_utc_ns: int
+    camera_ns: int | None
+    dropped: dict[str, int]
+    times: dict[str, int]
+    truth: list[tuple[int, float, float]] | None
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True):
+    """A source is open: what its frames will look like."""
+
+    stream: int
+    width: int
+    height: int
+    bits: int
+    fps: float | None
+    live: bool
+
+
+class End(msgspec.Struct, tag="end", array_like=True):
+    """A stream has ended: frames dropped since its last one, by reason, and its fault, if that ended it."""
+
+    stream: int
+    dropped: dict[str, int]
+    fault: str | None
+
+
+class Release(msgspec.Struct, tag="release", array_like=True):
+    """A slot is capture's again."""
+
+    slot: int
+
+
+class Go(msgspec.Struct, tag="go", array_like=True):
+    """Everyone is ready: read."""
+
+
+class Stop(msgspec.Struct, tag="stop", array_like=True):
+    """Read no more; end the stream."""
+
+
+class Ready(msgspec.Struct, tag="ready", array_like=True):
+    """A worker is ready."""
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True):
+    """A worker cannot go on; one line, for the user. ``bad_input`` tells a user's mistake from ours."""
+
+    reason: str
+    bad_input: bool
+
+
+class Passed(msgspec.Struct, tag="passed", array_like=True):
+    """Frames of one stream that were published, for the books.
+
+    Attributes:
+        stream: index of the stream.
+        latencies: a row a frame: ns since capture at the end of each of ``STAGES``.
+        dropped: frames dropped since the last such message, by reason.
+        tracks: confirmed tracks in the last frame.
+        confirmed: tracks confirmed so far.
+        ended: True in the stream's last message.
+        fault: what ended it, if a fault did.
+    """
+
+    stream: int
+    latencies: list[tuple[int, ...]]
+    dropped: dict[str, int]
+    tracks: int
+    confirmed: int
+    ended: bool
+    fault: str | None
+
+
+class Publish(msgspec.Struct, tag="publish", array_like=True):
+    """A message for the subscribers."""
+
+    topic: str
+    payload: bytes
+
+
+Message = FrameRef | Hello | End | Release | Go | Stop | Ready | Failed | Passed | Publish
+M = TypeVar("M", bound=msgspec.Struct)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def send(connection: Connection, message: Message) -> None:
+    """Send a message to another worker; one that has gone away is no error here: the supervisor sees to it."""
+    try:
+        connection.send_bytes(_encoder.encode(message))
+    except (BrokenPipeError, ConnectionResetError):
+        return
+
+
+def receive(connection: Connection) -> Message:
+    """Return the next message; blocks until there is one."""
+    message: Message = _decoder.decode(connection.recv_bytes())
+    return message

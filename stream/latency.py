@@ -1,0 +1,54 @@
+"""Latency: how late each stage is done with a frame, in HDR histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hdrh.histogram import HdrHistogram
+
+from stream.frame import STAGES
+
+LARGEST_US = 600_000_000  # ten minutes; a longer wait counts as this
+DIGITS = 3
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
+
+
+class Latency:
+    """The latencies of one stream, or of several: capture to publish, and what each stage took."""
+
+    def __init__(self) -> None:
+        self._end_to_end = HdrHistogram(1, LARGEST_US, DIGITS)
+        self._stages = {stage: HdrHistogram(1, LARGEST_US, DIGITS) for stage in STAGES}
+
+    def add(self, since_capture_ns: Sequence[int]) -> None:
+        """Count one frame: ns since capture at the end of each of ``STAGES``."""
+        before = 0
+        for stage, at in zip(STAGES, since_capture_ns, strict=True):
+            self._stages[stage].record_value(_microseconds(at - before))
+            before = at
+        self._end_to_end.record_value(_microseconds(before))
+
+    def merge(self, other: Latency) -> None:
+        """Count all that another has counted."""
+        self._end_to_end.add(other._end_to_end)
+        for stage in STAGES:
+            self._stages[stage].add(other._stages[stage])
+
+    def end_to_end_ms(self) -> dict[str, float]:
+        """Return p50, p90, p99, p999 and max of capture to publish, ms."""
+        return _summary(self._end_to_end)
+
+    def stages_ms(self) -> dict[str, dict[str, float]]:
+        """Return p50, p90, p99, p999 and max of the time that each stage took, ms."""
+        return {stage: _summary(histogram) for stage, histogram in self._stages.items()}
+
+
+def _microseconds(ns: int) -> int:
+    return min(max(round(ns / 1e3), 1), LARGEST_US)
+
+
+def _summary(histogram: HdrHistogram) -> dict[str, float]:
+    if not histogram.get_total_count():
+        return dict.fromkeys((*PERCENTILES, "max"), 0.0)
+    figures = {name: histogram.get_value_at_percentile(p) / 1e3 for name, p in PERCENTILES.items()}
+    return {**figures, "max": histogram.get_max_value() / 1e3}

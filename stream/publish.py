@@ -1,0 +1,67 @@
+"""The publisher: messages to whoever subscribes, over ZeroMQ."""
+
+from __future__ import annotations
+
+import time
+
+import zmq
+
+from stream import StreamError
+
+LIVE_QUEUE = 200  # messages a subscriber may lag behind before live ones are dropped for it
+BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
+HEARTBEAT_MS = 2_000
+DEAD_AFTER_MS = 10_000
+LINGER_MS = 10_000  # at the end, for subscribers to take what is left
+
+
+class Publisher:
+    """A bound XPUB socket.
+
+    Args:
+        endpoint: where to bind, as ``tcp://HOST:PORT`` or ``ipc://PATH``.
+        lossless: make a slow subscriber slow the pipeline down (right for files) instead of
+            missing messages (right for live streams). One that is dead is let go.
+
+    Raises:
+        StreamError: if the endpoint cannot be bound.
+    """
+
+    def __init__(self, endpoint: str, lossless: bool) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        self._socket.setsockopt(zmq.XPUB_NODROP, int(lossless))
+        self._socket.setsockopt(zmq.SNDHWM, LIVE_QUEUE)
+        self._socket.setsockopt(zmq.SNDBUF, BUFFER_BYTES)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
+        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        self._subscribers = 0
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise StreamError(f"publish.endpoint {endpoint}: {error.strerror}; choose another with --publish") from None
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish a message."""
+        self._socket.send_multipart((topic.encode(), payload), copy=False)
+
+    def wait_for(self, subscribers: int) -> None:
+        """Wait until so many subscriptions to tracks have come."""
+        while self._subscribers < subscribers:
+            message = self._socket.recv()
+            topic = message[1:].decode(errors="replace")
+            if topic.startswith("tracks/") or "tracks/".startswith(topic):
+                self._subscribers += 1 if message[0] else -1
+
+    def close(self) -> None:
+        """Close, once the subscribers have what was sent."""
+        self._socket.close()
+        self._context.term()
+
+
+def monotonic_to_utc_ns() -> int:
+    """Return what to add to a monotonic time to get UTC, ns since 1970."""
+    return time.time_ns() - time.monotonic_ns()

@@ -1,0 +1,123 @@
+"""The report of a run: a table while it runs, tables at its end, and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stream.books import StreamBook
+from stream.config import Config
+from stream.latency import Latency
+
+HEADINGS = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9", "max": "max"}
+
+
+def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
+    """Return the table of the streams: what each gave, and how late it was."""
+    table = Table(title="streams", title_justify="left")
+    table.add_column("stream")
+    for heading in ("frame", "frames/s", "published", "dropped", "confirmed tracks", "so far", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right")
+    for book in books:
+        hello = book.hello
+        latency = book.latency.end_to_end_ms()
+        table.add_row(
+            book.name,
+            f"{hello.width}x{hello.height} {hello.bits} bit" if hello else "opening",
+            f"{book.mean_fps() if final else book.fps():.1f}",
+            str(book.published),
+            _drops(book),
+            str(book.tracks),
+            str(book.confirmed),
+            f"{latency['p50']:.1f}",
+            f"{latency['p99']:.1f}",
+        )
+    return table
+
+
+def latency_table(books: Sequence[StreamBook]) -> Table:
+    """Return the table of the stages: how long each kept a frame, ms, all streams together."""
+    total = _total(books)
+    table = Table(title="latency from capture, ms (all streams)", title_justify="left")
+    table.add_column("stage")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right")
+    for stage, figures in total.stages_ms().items():
+        table.add_row(stage, *(f"{figures[key]:.2f}" for key in HEADINGS))
+    table.add_section()
+    table.add_row("end to end", *(f"{total.end_to_end_ms()[key]:.2f}" for key in HEADINGS))
+    return table
+
+
+def say_how_it_goes(console: Console, books: Sequence[StreamBook]) -> None:
+    """Print a line a stream, for a console that is no terminal."""
+    for book in books:
+        latency = book.latency.end_to_end_ms()
+        console.print(
+            f"{book.name}: {book.fps():.1f} frames/s, {book.published} published, {_drops(book)} dropped, "
+            f"{book.tracks} confirmed tracks, p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
+    """Return the report of a run as JSON holds it; its keys are stable."""
+    total = _total(books)
+    return {
+        "schema": "irstream.report/1",
+        "model": config.model,
+        "engine": config.engine,
+        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": len(os.sched_getaffinity(0))},
+        "end_to_end_ms": total.end_to_end_ms(),
+        "stages_ms": total.stages_ms(),
+        "streams": [
+            {
+                "name": book.name,
+                "source": book.source,
+                "width": book.hello.width if book.hello else None,
+                "height": book.hello.height if book.hello else None,
+                "bits": book.hello.bits if book.hello else None,
+                "frames": book.frames,
+                "published": book.published,
+                "dropped": book.dropped.total(),
+                "dropped_by_reason": dict(book.dropped),
+                "frames_per_s": book.mean_fps(),
+                "confirmed_tracks": book.confirmed,
+                "fault": book.fault,
+                "end_to_end_ms": book.latency.end_to_end_ms(),
+                "stages_ms": book.latency.stages_ms(),
+            }
+            for book in books
+        ],
+    }
+
+
+def write_report(path: str, content: dict[str, Any]) -> None:
+    """Write a report to a file, or to standard output if ``path`` is ``-``."""
+    text = json.dumps(content, indent=2) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        Path(path).write_text(text)
+
+
+def _total(books: Sequence[StreamBook]) -> Latency:
+    total = Latency()
+    for book in books:
+        total.merge(book.latency)
+    return total
+
+
+def _drops(book: StreamBook) -> str:
+    if not book.dropped.total():
+        return "0"
+    return f"{book.dropped.total()} ({', '.join(f'{count} {reason}' for reason, count in book.dropped.items())})"

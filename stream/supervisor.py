@@ -1,0 +1,257 @@
+"""The supervisor: the whole system as one table of processes; starts it, watches it, stops it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from engine.contract import find_model, read_model
+from stream import StreamError
+from stream.books import StreamBook
+from stream.config import Config
+from stream.frame import Failed, Go, Hello, Message, Passed, Publish, Ready, Stop, receive, send
+from stream.messages import encode
+from stream.ring import FrameRing
+from stream.sources import check_source
+from stream.workers import capture, infer, track, work
+
+SLOTS = 8  # a stream's: one being captured, one waiting, one in the engine, one being tracked, and as many to spare
+START_S = 120.0
+STOP_S = 15.0
+TICK_S = 0.25
+STATUS_S = 1.0
+
+_context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
+
+
+class Fault(RuntimeError):
+    """The pipeline itself failed; the message is one line."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """One process of the system.
+
+    Attributes:
+        name: what it is called.
+        main: where it starts.
+        arguments: what it is given, before the pipe it reports on.
+    """
+
+    name: str
+    main: Callable[..., None]
+    arguments: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class _Wiring:
+    """The pipes between the workers, as (receiving end, sending end)."""
+
+    rings: tuple[FrameRing, ...]
+    frames: tuple[tuple[Connection, Connection], ...]  # capture -> infer, a stream each
+    returns: tuple[tuple[Connection, Connection], ...]  # released slots, go and stop -> capture
+    maps: tuple[Connection, Connection]  # infer -> track
+    outbox: tuple[Connection, Connection]  # supervisor -> track
+
+
+def _wire(streams: int) -> _Wiring:
+    return _Wiring(
+        tuple(FrameRing(SLOTS) for _ in range(streams)),
+        tuple(_context.Pipe(duplex=False) for _ in range(streams)),
+        tuple(_context.Pipe(duplex=False) for _ in range(streams)),
+        _context.Pipe(duplex=False),
+        _context.Pipe(duplex=False),
+    )
+
+
+def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[WorkerSpec]:
+    """Return every process of a run: one a camera, one a device, one tracker."""
+    names = tuple(stream.name for stream in config.streams)
+    lossless = not any(stream.live or stream.source.startswith("scene:") for stream in config.streams)
+    to_capture = tuple(sender for _, sender in wiring.returns)
+    captures = [
+        WorkerSpec(
+            f"capture {stream.name}",
+            capture.main,
+            (index, stream, wiring.rings[index], wiring.frames[index][1], wiring.returns[index][0]),
+        )
+        for index, stream in enumerate(config.streams)
+    ]
+    return [
+        WorkerSpec(
+            "track",
+            track.main,
+            (
+                track.TrackWorkerConfig(names, threshold, config.detect, config.track, config.publish, lossless),
+                wiring.rings,
+                to_capture,
+                wiring.maps[0],
+                wiring.outbox[0],
+            ),
+        ),
+        WorkerSpec(
+            "infer",
+            infer.main,
+            (
+                infer.InferConfig(config.model, config.engine, config.threads, config.batch),
+                wiring.rings,
+                tuple(receiver for receiver, _ in wiring.frames),
+                to_capture,
+                wiring.maps[1],
+            ),
+        ),
+        *captures,
+    ]
+
+
+class Supervisor:
+    """Runs the pipeline that a configuration describes, once.
+
+    Args:
+        config: what to run.
+        show: called some four times a second with the streams' books, and once they are final.
+
+    Raises:
+        StreamError, EngineError: if a source or the model cannot be used.
+    """
+
+    def __init__(self, config: Config, show: Callable[[Sequence[StreamBook]], None]) -> None:
+        self.config, self.show = config, show
+        for stream in config.streams:
+            check_source(stream.source)
+        _, model = read_model(find_model(config.model))
+        self.books = [StreamBook(stream.name, stream.source) for stream in config.streams]
+        self._wiring = _wire(len(config.streams))
+        self._table = process_table(config, self._wiring, model.threshold)
+        self._processes: dict[str, BaseProcess] = {}
+        self._reports: dict[Connection, str] = {}
+        self._ready: set[str] = set()
+        self._failure: Failed | None = None
+        self._signals = 0
+
+    def run(self) -> None:
+        """Run until the sources end, the time is up, or SIGINT or SIGTERM asks for the end.
+
+        Raises:
+            StreamError: if a user's mistake ended it.
+            Fault: if the pipeline failed.
+        """
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._start()
+            self._watch()
+        finally:
+            self._end()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        self.show(self.books)
+        if self._failure:
+            raise (StreamError if self._failure.bad_input else Fault)(self._failure.reason)
+        if faults := [book.fault for book in self.books if book.fault]:
+            raise StreamError(faults[0])
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signals += 1
+
+    def _start(self) -> None:
+        for spec in self._table:
+            receiver, sender = _context.Pipe(duplex=False)
+            process = _context.Process(
+                target=work, args=(spec.main, spec.name, sender, os.getpid(), spec.arguments), name=spec.name, daemon=True
+            )
+            process.start()
+            sender.close()
+            self._processes[spec.name] = process
+            self._reports[receiver] = spec.name
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + START_S
+        end = status = shown = float("inf")
+        stopping = False
+        while not all(book.ended for book in self.books) and self._failure is None:
+            self._hear(TICK_S)
+            now = time.monotonic()
+            if end == float("inf") and len(self._ready) == len(self._table):
+                self._tell_captures(Go())
+                end = now + self.config.duration if self.config.duration else now + 1e12
+                status = shown = now
+                for book in self.books:
+                    book.started = now
+            if (self._signals or now > end) and not stopping:
+                stopping = True
+                deadline = now + STOP_S
+                self._tell_captures(Stop())
+            if now > deadline and (stopping or end == float("inf")):
+                missing = sorted(set(self._processes) - self._ready) or [b.name for b in self.books if not b.ended]
+                raise Fault(f"{', '.join(missing)}: no answer; gave up waiting")
+            if now >= status:
+                status = now + STATUS_S
+                for book in self.books:
+                    self._publish_status(book)
+            if now >= shown:
+                shown = now + TICK_S
+                self.show(self.books)
+        for book in self.books:
+            self._publish_status(book)
+
+    def _hear(self, timeout: float) -> None:
+        sentinels = {process.sentinel: name for name, process in self._processes.items()}
+        for heard in wait([*self._reports, *sentinels], timeout):
+            if isinstance(heard, Connection):
+                self._enter(heard)
+            else:
+                self._bury(sentinels[heard])  # type: ignore[index]
+
+    def _enter(self, reports: Connection) -> None:
+        """Enter a worker's report."""
+        name = self._reports[reports]
+        try:
+            message: Message = receive(reports)
+        except EOFError:
+            del self._reports[reports]
+            return
+        match message:
+            case Passed():
+                self.books[message.stream].add(message)
+            case Hello():
+                self.books[message.stream].hello = message
+                self._ready.add(name)
+            case Ready():
+                self._ready.add(name)
+            case Failed():
+                self._failure = self._failure or message
+
+    def _bury(self, name: str) -> None:
+        """See what a process that has ended left behind."""
+        process = self._processes.pop(name)
+        for reports in [r for r, n in self._reports.items() if n == name]:
+            while reports in self._reports and reports.poll():
+                self._enter(reports)
+        if process.exitcode and self._failure is None:
+            how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
+            self._failure = Failed(f"{name}: the worker died ({how})", bad_input=False)
+
+    def _tell_captures(self, message: Go | Stop) -> None:
+        for _, sender in self._wiring.returns:
+            send(sender, message)
+
+    def _publish_status(self, book: StreamBook) -> None:
+        send(self._wiring.outbox[1], Publish(*encode(book.status())))
+
+    def _end(self) -> None:
+        """Let the workers finish; end those that do not."""
+        send(self._wiring.outbox[1], Stop())
+        deadline = time.monotonic() + (0 if self._failure or self._signals > 1 else STOP_S)
+        for process in self._processes.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for ring in self._wiring.rings:
+            ring.close()

@@ -1,0 +1,149 @@
+"""Capture: one camera's frames into its ring, one process a camera."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from stream.config import StreamConfig
+from stream.frame import End, FrameRef, Go, Hello, Release, Stop, receive, send
+from stream.publish import monotonic_to_utc_ns
+from stream.ring import MAX_PIXELS, FrameRing
+from stream.sources import open_source
+from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame
+from stream.window import FULL_8_BIT, WindowFollower
+
+LOST = "lost by the camera"
+NO_SLOT = "no free slot"
+READ_S = 0.1  # how long a read may wait before we look whether to stop
+
+
+class _Stopped(Exception):  # noqa: N818 (an ending, not an error)
+    """Someone asked for the stream's end."""
+
+
+class _Capture:
+    """The state of one stream's capture."""
+
+    def __init__(self, stream: int, config: StreamConfig, ring: FrameRing, frames: Connection, returns: Connection) -> None:
+        self.stream, self.config, self.ring = stream, config, ring
+        self.frames, self.returns = frames, returns
+        self.free = deque(range(ring.slots))
+        self.dropped: Counter[str] = Counter()
+        self.seq = 0
+        self.follower = WindowFollower()
+
+    def listen(self, timeout: float) -> bool:
+        """Take back what slots were released, waiting up to ``timeout`` for the first; tell whether to go.
+
+        Raises:
+            _Stopped: if the stream is to end.
+        """
+        while self.returns.poll(timeout):
+            match receive(self.returns):
+                case Release(slot):
+                    self.free.append(slot)
+                case Stop():
+                    raise _Stopped
+                case Go():
+                    return True
+            timeout = 0
+        return False
+
+    def run(self, source: Source) -> None:
+        """Read frames until the source ends or someone stops it."""
+        live = source.info.live
+        while True:
+            self.listen(0)
+            if not self.free and not live:
+                self.listen(READ_S)
+                continue
+            frame = source.read(READ_S)
+            if frame is None:
+                continue
+            if frame.lost:
+                self.seq += frame.lost
+                self.dropped[LOST] += frame.lost
+            if not self.free:
+                self.listen(0)
+            if self.free:
+                self.keep(frame, live)
+            else:
+                self.dropped[NO_SLOT] += 1
+            self.seq += 1
+
+    def keep(self, frame: SourceFrame, live: bool) -> None:
+        """Copy a frame into a free slot and send its descriptor on."""
+        height, width = frame.pixels.shape
+        if height * width > MAX_PIXELS:
+            raise SourceError(f"{self.config.name}: a frame of {width}x{height}; {MAX_PIXELS} pixels are the most")
+        bits = 8 * frame.pixels.itemsize
+        slot = self.free.popleft()
+        np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
+        low, high = self.window(frame, bits)
+        send(
+            self.frames,
+            FrameRef(
+                stream=self.stream,
+                slot=slot,
+                seq=self.seq,
+                width=width,
+                height=height,
+                bits=bits,
+                live=live,
+                low=low,
+                high=high,
+                captured_ns=frame.captured_ns,
+                captured_utc_ns=frame.captured_ns + monotonic_to_utc_ns(),
+                camera_ns=frame.camera_ns,
+                dropped=dict(self.dropped),
+                times={"capture": time.monotonic_ns()},
+                truth=None if frame.truth is None else [(point.id, point.x, point.y) for point in frame.truth],
+            ),
+        )
+        self.dropped.clear()
+
+    def window(self, frame: SourceFrame, bits: int) -> tuple[float, float]:
+        """Return the pixel values that the network is to see as 0 and 1."""
+        if self.config.window:
+            return self.config.window
+        if bits == 8:
+            return FULL_8_BIT
+        return self.follower.update(frame.pixels.view(np.uint16), frame.captured_ns)
+
+
+def main(
+    stream: int, config: StreamConfig, ring: FrameRing, frames: Connection, returns: Connection, reports: Connection
+) -> None:
+    """Open a source, say hello, wait for the go, and capture until the end.
+
+    Args:
+        stream: index of the stream.
+        config: the stream's.
+        ring: where its frames go.
+        frames: descriptors to the infer worker.
+        returns: released slots, the go and the stop.
+        reports: to the supervisor.
+    """
+    source = open_source(config.source, config.live)
+    info = source.info
+    hello = Hello(stream, info.width, info.height, info.bits, info.fps, info.live)
+    ring.touch(info.height, info.width, info.bits)
+    send(frames, hello)
+    send(reports, hello)
+    capture = _Capture(stream, config, ring, frames, returns)
+    fault = None
+    try:
+        while not capture.listen(READ_S):
+            pass
+        capture.run(source)
+    except (EndOfSource, _Stopped):
+        pass
+    except SourceError as error:
+        fault = str(error)
+    finally:
+        source.close()
+    send(frames, End(stream, dict(capture.dropped), fault))

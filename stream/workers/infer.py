@@ -1,0 +1,166 @@
+"""Infer: frames of all streams, in batches, through the engine; one process a device."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.base import Engine, load_engine
+from stream.batcher import Batcher
+from stream.config import BatchConfig
+from stream.frame import End, FrameRef, Hello, Message, Ready, Release, receive, send
+from stream.ring import FrameRing
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What the worker runs, and how.
+
+    Attributes:
+        model: name or path.
+        engine: backend.
+        threads: CPU threads of the engine.
+        batch: how streams share it.
+    """
+
+    model: str
+    engine: str
+    threads: int | None
+    batch: BatchConfig
+
+
+class _Infer:
+    """The loop's state. The engine runs on a thread, so that frames never wait to be superseded."""
+
+    def __init__(
+        self, config: InferConfig, rings: Sequence[FrameRing], returns: Sequence[Connection], out: Connection
+    ) -> None:
+        self.config, self.rings, self.returns, self.out = config, rings, returns, out
+        self.engines: dict[int, Engine] = {}  # by bits
+        self.batcher: Batcher | None = None
+        self.thread = ThreadPoolExecutor(1, "engine")
+        self.done = os.eventfd(0)
+        self.running: Future[list[FrameRef]] | None = None
+        self.ends: dict[int, End] = {}
+
+    def engine(self, bits: int) -> Engine:
+        if bits not in self.engines:
+            self.engines[bits] = load_engine(self.config.model, self.config.engine, bits, self.config.threads)
+        return self.engines[bits]
+
+    def greet(self, hellos: Sequence[Hello]) -> None:
+        """Load and compile for the streams as they said they would be."""
+        best = {bits: self.engine(bits).best_batch for bits in {hello.bits for hello in hellos}}
+        largest = self.config.batch.largest or min(best.values())
+        for shape in {(hello.bits, hello.height, hello.width) for hello in hellos}:
+            streams = sum((hello.bits, hello.height, hello.width) == shape for hello in hellos)
+            for batch in range(1, min(largest, streams) + 1):
+                self.engine(shape[0]).prepare(batch, *shape[1:])
+        self.batcher = Batcher(largest, round(self.config.batch.window_ms * 1e6))
+
+    def take_in(self, message: Message) -> None:
+        """Take a descriptor from a capture worker."""
+        assert self.batcher is not None
+        if isinstance(message, FrameRef):
+            if old := self.batcher.add(message):
+                send(self.returns[old.stream], Release(old.slot))
+        elif isinstance(message, End):
+            self.ends[message.stream] = message
+
+    def start(self) -> None:
+        """Start the engine on what waits, if it is free."""
+        assert self.batcher is not None
+        if self.running is None and (batch := self.batcher.take(time.monotonic_ns())):
+            now = time.monotonic_ns()
+            for frame in batch:
+                frame.times["queue"] = now
+            self.running = self.thread.submit(self.run, batch)
+            self.running.add_done_callback(lambda _: os.eventfd_write(self.done, 1))
+
+    def run(self, batch: list[FrameRef]) -> list[FrameRef]:
+        """Fill the batch's target maps; runs on the engine's thread."""
+        first = batch[0]
+        frames = [self.rings[f.stream].frame(f.slot, f.height, f.width, f.bits) for f in batch]
+        targets = self.engine(first.bits).infer(_pixels(frames, first.bits), _windows(batch))
+        for frame, target in zip(batch, targets, strict=True):
+            self.rings[frame.stream].targets(frame.slot, frame.height, frame.width)[:] = target[0]
+        now = time.monotonic_ns()
+        for frame in batch:
+            frame.times["engine"] = now
+        return batch
+
+    def finish(self) -> None:
+        """Send on what the engine has done; a stream's end follows its last frame."""
+        assert self.batcher is not None
+        if self.running and self.running.done():
+            os.eventfd_read(self.done)
+            for frame in self.running.result():
+                send(self.out, frame)
+            self.running = None
+        for end in list(self.ends.values()):
+            if self.running is None and not self.batcher.holds(end.stream):
+                for reason, count in self.batcher.leave(end.stream).items():
+                    end.dropped[reason] = end.dropped.get(reason, 0) + count
+                send(self.out, self.ends.pop(end.stream))
+
+
+def _pixels(frames: Sequence[NDArray[np.uint8] | NDArray[np.uint16]], bits: int) -> NDArray[np.uint8]:
+    """Return the engine's input; one frame goes to it from where capture put it."""
+    stacked = frames[0][None, None] if len(frames) == 1 else np.stack(frames)[:, None]
+    return stacked if bits == 8 else stacked[..., None].view(np.uint8)
+
+
+def _windows(batch: Sequence[FrameRef]) -> NDArray[np.float32]:
+    return np.array([(frame.low, frame.high) for frame in batch], np.float32)
+
+
+def main(
+    config: InferConfig,
+    rings: Sequence[FrameRing],
+    frames: Sequence[Connection],
+    returns: Sequence[Connection],
+    out: Connection,
+    reports: Connection,
+) -> None:
+    """Greet every stream, load the engine, then run it until all streams have ended.
+
+    Args:
+        config: what to run.
+        rings: one a stream.
+        frames: descriptors from the capture workers.
+        returns: released slots to them.
+        out: descriptors to the track worker.
+        reports: to the supervisor.
+    """
+    infer = _Infer(config, rings, returns, out)
+    hellos = [message for connection in frames if isinstance(message := receive(connection), Hello)]
+    infer.greet(hellos)
+    send(reports, Ready())
+    selector = selectors.DefaultSelector()
+    for connection in frames:
+        selector.register(connection, selectors.EVENT_READ, connection)
+    selector.register(infer.done, selectors.EVENT_READ)
+    streams = len(frames)
+    assert infer.batcher is not None
+    while streams or infer.running or infer.ends:
+        wait = infer.batcher.wait_ns(time.monotonic_ns()) if infer.running is None else None
+        for key, _ in selector.select(None if wait is None else wait / 1e9):
+            connection = key.data
+            while connection is not None and connection.poll():
+                message = receive(connection)
+                infer.take_in(message)
+                if isinstance(message, End):
+                    selector.unregister(connection)
+                    streams -= 1
+                    break
+        infer.finish()
+        infer.start()
+    infer.thread.shutdown()

@@ -1,0 +1,201 @@
+"""Track: target maps into detections, tracks and messages, for all streams."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from stream.config import PublishConfig
+from stream.detect import DetectConfig, detect
+from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, receive, send
+from stream.messages import TracksMessage, TruthMessage, WirePoint, WireTrack, encode
+from stream.publish import Publisher
+from stream.ring import FrameRing
+from stream.track import Track, TrackConfig, Tracker
+
+REPORT_NS = 250_000_000
+REPORT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class TrackWorkerConfig:
+    """What the worker does.
+
+    Attributes:
+        streams: their names.
+        threshold: the model's own, a probability.
+        detect: how target maps become detections.
+        track: how detections become tracks.
+        publish: where the tracks go.
+        lossless: whether a slow subscriber slows the pipeline down.
+    """
+
+    streams: tuple[str, ...]
+    threshold: float
+    detect: DetectConfig
+    track: TrackConfig
+    publish: PublishConfig
+    lossless: bool
+
+
+@dataclass
+class _Stream:
+    """One stream's tracker and its books since the last report."""
+
+    name: str
+    tracker: Tracker
+    latencies: list[tuple[int, ...]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    tracks: int = 0
+    confirmed: set[int] = field(default_factory=set)
+
+
+class _TrackWorker:
+    def __init__(
+        self,
+        config: TrackWorkerConfig,
+        rings: Sequence[FrameRing],
+        returns: Sequence[Connection],
+        publisher: Publisher,
+        reports: Connection,
+    ) -> None:
+        self.config, self.rings, self.returns = config, rings, returns
+        self.publisher, self.reports = publisher, reports
+        self.streams = [_Stream(name, Tracker(config.track)) for name in config.streams]
+        self.reported_ns = time.monotonic_ns()
+
+    def take_in(self, frame: FrameRef) -> None:
+        """Turn one frame's target map into a published message."""
+        stream = self.streams[frame.stream]
+        ring = self.rings[frame.stream]
+        targets = ring.targets(frame.slot, frame.height, frame.width)
+        pixels = ring.frame(frame.slot, frame.height, frame.width, frame.bits)
+        detections = detect(targets, pixels, self.config.detect, self.config.threshold)
+        send(self.returns[frame.stream], Release(frame.slot))
+        frame.times["detect"] = time.monotonic_ns()
+        tracks = stream.tracker.update(detections, frame.captured_ns)
+        frame.times["track"] = time.monotonic_ns()
+        self.publish(stream, frame, tracks)
+        stream.tracks = sum(track.state != "tentative" for track in tracks)
+        stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
+        stream.dropped.update(frame.dropped)
+        stream.latencies.append(tuple(frame.times[stage] - frame.captured_ns for stage in STAGES))
+
+    def publish(self, stream: _Stream, frame: FrameRef, tracks: Sequence[Track]) -> None:
+        wire = [wire_track(track) for track in tracks]
+        now = frame.times["publish"] = time.monotonic_ns()
+        message = TracksMessage(
+            stream=stream.name,
+            seq=frame.seq,
+            captured_utc_ns=frame.captured_utc_ns,
+            captured_ns=frame.captured_ns,
+            published_ns=now,
+            width=frame.width,
+            height=frame.height,
+            dropped=frame.dropped,
+            stages={stage: frame.times[stage] - frame.captured_ns for stage in STAGES},
+            tracks=wire,
+        )
+        self.publisher.send(*encode(message))
+        if frame.truth is not None:
+            points = [WirePoint(id=id_, x=x, y=y) for id_, x, y in frame.truth]
+            self.publisher.send(*encode(TruthMessage(stream=stream.name, seq=frame.seq, targets=points)))
+
+    def end(self, end: End) -> None:
+        """Close the books of a stream that has ended."""
+        self.streams[end.stream].dropped.update(end.dropped)
+        self.report(end.stream, end)
+
+    def report(self, index: int, end: End | None = None) -> None:
+        """Tell the supervisor what has passed since the last report."""
+        stream = self.streams[index]
+        passed = Passed(
+            index,
+            stream.latencies,
+            dict(stream.dropped),
+            stream.tracks,
+            len(stream.confirmed),
+            ended=end is not None,
+            fault=end.fault if end else None,
+        )
+        send(self.reports, passed)
+        stream.latencies = []
+        stream.dropped = Counter()
+
+    def report_due(self) -> None:
+        """Report every quarter of a second, or sooner if much has passed."""
+        now = time.monotonic_ns()
+        if now - self.reported_ns < REPORT_NS and all(len(s.latencies) < REPORT_ROWS for s in self.streams):
+            return
+        self.reported_ns = now
+        for index, stream in enumerate(self.streams):
+            if stream.latencies:
+                self.report(index)
+
+
+def wire_track(track: Track) -> WireTrack:
+    """Return a track as subscribers get it."""
+    return WireTrack(
+        id=track.id,
+        state=track.state,
+        x=track.x,
+        y=track.y,
+        vx=track.vx,
+        vy=track.vy,
+        cov=track.cov.ravel().tolist(),
+        score=track.score,
+        area=track.area,
+        peak=track.peak,
+        scr=track.scr,
+        hits=track.hits,
+        age=track.age,
+    )
+
+
+def main(
+    config: TrackWorkerConfig,
+    rings: Sequence[FrameRing],
+    returns: Sequence[Connection],
+    frames: Connection,
+    outbox: Connection,
+    reports: Connection,
+) -> None:
+    """Bind the publisher, then track until all streams have ended.
+
+    Args:
+        config: what to do.
+        rings: one a stream.
+        returns: released slots to the capture workers.
+        frames: descriptors from the infer worker.
+        outbox: messages of the supervisor's for the subscribers.
+        reports: to the supervisor.
+    """
+    publisher = Publisher(config.publish.endpoint, config.lossless)
+    publisher.wait_for(config.publish.wait_for)
+    worker = _TrackWorker(config, rings, returns, publisher, reports)
+    send(reports, Ready())
+    selector = selectors.DefaultSelector()
+    selector.register(frames, selectors.EVENT_READ, frames)
+    selector.register(outbox, selectors.EVENT_READ, outbox)
+    streams = len(config.streams)
+    while streams:
+        for key, _ in selector.select():
+            match receive(key.data):
+                case FrameRef() as frame:
+                    worker.take_in(frame)
+                case End() as end:
+                    worker.end(end)
+                    streams -= 1
+                case Publish(topic, payload):
+                    publisher.send(topic, payload)
+        worker.report_due()
+    while outbox.poll(1.0):
+        message = receive(outbox)
+        if not isinstance(message, Publish):
+            break
+        publisher.send(message.topic, message.payload)
+    publisher.close()
