@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 
 def main() -> None:
     """Parse the command line and run."""
@@ -15,4 +13,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # workers import this file too; it must cost them nothing
-    sys.exit(main())
+    main()

@@ -17,7 +17,7 @@ from stream import StreamError
 from stream.books import StreamBook
 from stream.config import load_config, streams_of
 from stream.report import latency_table, report, say_how_it_goes, streams_table, write_report
-from stream.supervisor import Fault, Supervisor
+from stream.supervisor import PipelineError, Supervisor
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SAY_EVERY_S = 5.0
@@ -61,6 +61,11 @@ def run(
         if report_to and report_to != "-" and not Path(report_to).absolute().parent.is_dir():
             raise StreamError(f"--report {report_to}: its folder does not exist")
         supervisor = Supervisor(checked, lambda _: None)
+        console.print(
+            f"{checked.model} on engine {checked.engine}, publishing on {checked.publish.endpoint}",
+            highlight=False,
+            soft_wrap=True,
+        )
         try:
             _run_and_show(supervisor, console)
         finally:
@@ -71,7 +76,7 @@ def run(
                 write_report(report_to, report(checked, supervisor.books))
     except (StreamError, EngineError) as error:
         _fail(str(error), BAD_INPUT)
-    except Fault as error:
+    except PipelineError as error:
         _fail(str(error), BROKEN)
 
 
@@ -87,9 +92,7 @@ def _run_and_show(supervisor: Supervisor, console: Console) -> None:
         supervisor.run()
 
 
-def _every(
-    seconds: float, act: Callable[[Sequence[StreamBook]], None]
-) -> Callable[[Sequence[StreamBook]], None]:
+def _every(seconds: float, act: Callable[[Sequence[StreamBook]], None]) -> Callable[[Sequence[StreamBook]], None]:
     due = time.monotonic() + seconds
 
     def maybe(books: Sequence[StreamBook]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,22 +22,27 @@ HEADINGS = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9", "max": "m
 
 
 def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
-    """Return the table of the streams: what each gave, and how late it was."""
-    table = Table(title="streams", title_justify="left")
-    table.add_column("stream")
-    for heading in ("frame", "frames/s", "published", "dropped", "confirmed tracks", "so far", "p50 ms", "p99 ms"):
-        table.add_column(heading, justify="right")
+    """Return the table of the streams: what each gave, and how late it was.
+
+    While the run goes on, rates and confirmed tracks are those of the moment; in the final table,
+    those of the whole run.
+    """
+    table = Table(
+        title="streams", title_justify="left", caption=_reasons(books), caption_justify="left", box=box.SIMPLE
+    )
+    table.add_column("stream", no_wrap=True)
+    for heading in ("frame", "frames/s", "published", "dropped", "tracks", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for book in books:
         hello = book.hello
         latency = book.latency.end_to_end_ms()
         table.add_row(
             book.name,
-            f"{hello.width}x{hello.height} {hello.bits} bit" if hello else "opening",
+            f"{hello.width}x{hello.height}x{hello.bits}" if hello else "opening",
             f"{book.mean_fps() if final else book.fps():.1f}",
             str(book.published),
-            _drops(book),
-            str(book.tracks),
-            str(book.confirmed),
+            str(book.dropped.total()),
+            str(book.confirmed if final else book.tracks),
             f"{latency['p50']:.1f}",
             f"{latency['p99']:.1f}",
         )
@@ -46,7 +52,7 @@ def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
 def latency_table(books: Sequence[StreamBook]) -> Table:
     """Return the table of the stages: how long each kept a frame, ms, all streams together."""
     total = _total(books)
-    table = Table(title="latency from capture, ms (all streams)", title_justify="left")
+    table = Table(title="latency from capture, ms, all streams", title_justify="left", box=box.SIMPLE)
     table.add_column("stage")
     for heading in HEADINGS.values():
         table.add_column(heading, justify="right")
@@ -62,7 +68,7 @@ def say_how_it_goes(console: Console, books: Sequence[StreamBook]) -> None:
     for book in books:
         latency = book.latency.end_to_end_ms()
         console.print(
-            f"{book.name}: {book.fps():.1f} frames/s, {book.published} published, {_drops(book)} dropped, "
+            f"{book.name}: {book.fps():.1f} frames/s, {book.published} published, {book.dropped.total()} dropped, "
             f"{book.tracks} confirmed tracks, p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms",
             highlight=False,
             soft_wrap=True,
@@ -76,7 +82,11 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
         "schema": "irstream.report/1",
         "model": config.model,
         "engine": config.engine,
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": len(os.sched_getaffinity(0))},
+        "machine": {
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "cpus": len(os.sched_getaffinity(0)),
+        },
         "end_to_end_ms": total.end_to_end_ms(),
         "stages_ms": total.stages_ms(),
         "streams": [
@@ -117,7 +127,7 @@ def _total(books: Sequence[StreamBook]) -> Latency:
     return total
 
 
-def _drops(book: StreamBook) -> str:
-    if not book.dropped.total():
-        return "0"
-    return f"{book.dropped.total()} ({', '.join(f'{count} {reason}' for reason, count in book.dropped.items())})"
+def _reasons(books: Sequence[StreamBook]) -> str | None:
+    """Return why frames were dropped, by stream; None if none was."""
+    said = [f"{b.name} dropped {n}: {reason}" for b in books for reason, n in sorted(b.dropped.items())]
+    return "; ".join(said) or None

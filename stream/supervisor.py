@@ -30,7 +30,7 @@ STATUS_S = 1.0
 _context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
 
 
-class Fault(RuntimeError):
+class PipelineError(RuntimeError):
     """The pipeline itself failed; the message is one line."""
 
 
@@ -140,7 +140,7 @@ class Supervisor:
 
         Raises:
             StreamError: if a user's mistake ended it.
-            Fault: if the pipeline failed.
+            PipelineError: if the pipeline failed.
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -152,18 +152,22 @@ class Supervisor:
                 signal.signal(number, handler)
         self.show(self.books)
         if self._failure:
-            raise (StreamError if self._failure.bad_input else Fault)(self._failure.reason)
+            raise (StreamError if self._failure.bad_input else PipelineError)(self._failure.reason)
         if faults := [book.fault for book in self.books if book.fault]:
             raise StreamError(faults[0])
 
-    def _on_signal(self, number: int, _frame: object) -> None:
+    def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
 
     def _start(self) -> None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when a worker imports numpy
         for spec in self._table:
             receiver, sender = _context.Pipe(duplex=False)
             process = _context.Process(
-                target=work, args=(spec.main, spec.name, sender, os.getpid(), spec.arguments), name=spec.name, daemon=True
+                target=work,
+                args=(spec.main, spec.name, sender, os.getpid(), spec.arguments),
+                name=spec.name,
+                daemon=True,
             )
             process.start()
             sender.close()
@@ -189,7 +193,7 @@ class Supervisor:
                 self._tell_captures(Stop())
             if now > deadline and (stopping or end == float("inf")):
                 missing = sorted(set(self._processes) - self._ready) or [b.name for b in self.books if not b.ended]
-                raise Fault(f"{', '.join(missing)}: no answer; gave up waiting")
+                raise PipelineError(f"{', '.join(missing)}: no answer; gave up waiting")
             if now >= status:
                 status = now + STATUS_S
                 for book in self.books:

@@ -17,7 +17,9 @@ from stream.frame import Failed, send
 PR_SET_PDEATHSIG = 1
 
 
-def work(main: Callable[..., None], name: str, reports: Connection, supervisor: int, arguments: tuple[object, ...]) -> None:
+def work(
+    main: Callable[..., None], name: str, reports: Connection, supervisor: int, arguments: tuple[object, ...]
+) -> None:
     """Run a worker's ``main(*arguments, reports)`` in this new process and report how it failed, if it did.
 
     Args:
@@ -30,8 +32,10 @@ def work(main: Callable[..., None], name: str, reports: Connection, supervisor: 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:  # it died before we asked to be told
         sys.exit(1)
+    import cv2
     from setproctitle import setproctitle
 
+    cv2.setNumThreads(1)  # a worker is one of many; its maps are too small to share out
     setproctitle(f"irstream {name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor decides
     try:

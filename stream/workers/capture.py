@@ -28,7 +28,9 @@ class _Stopped(Exception):  # noqa: N818 (an ending, not an error)
 class _Capture:
     """The state of one stream's capture."""
 
-    def __init__(self, stream: int, config: StreamConfig, ring: FrameRing, frames: Connection, returns: Connection) -> None:
+    def __init__(
+        self, stream: int, config: StreamConfig, ring: FrameRing, frames: Connection, returns: Connection
+    ) -> None:
         self.stream, self.config, self.ring = stream, config, ring
         self.frames, self.returns = frames, returns
         self.free = deque(range(ring.slots))

@@ -18,6 +18,7 @@ from stream.batcher import Batcher
 from stream.config import BatchConfig
 from stream.frame import End, FrameRef, Hello, Message, Ready, Release, receive, send
 from stream.ring import FrameRing
+from stream.sources.base import Pixels
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class _Infer:
 
     def greet(self, hellos: Sequence[Hello]) -> None:
         """Load and compile for the streams as they said they would be."""
-        best = {bits: self.engine(bits).best_batch for bits in {hello.bits for hello in hellos}}
+        best = {bits: getattr(self.engine(bits), "best_batch", 1) for bits in {hello.bits for hello in hellos}}
         largest = self.config.batch.largest or min(best.values())
         for shape in {(hello.bits, hello.height, hello.width) for hello in hellos}:
             streams = sum((hello.bits, hello.height, hello.width) == shape for hello in hellos)
@@ -112,10 +113,10 @@ class _Infer:
                 send(self.out, self.ends.pop(end.stream))
 
 
-def _pixels(frames: Sequence[NDArray[np.uint8] | NDArray[np.uint16]], bits: int) -> NDArray[np.uint8]:
+def _pixels(frames: Sequence[Pixels], bits: int) -> NDArray[np.uint8]:
     """Return the engine's input; one frame goes to it from where capture put it."""
     stacked = frames[0][None, None] if len(frames) == 1 else np.stack(frames)[:, None]
-    return stacked if bits == 8 else stacked[..., None].view(np.uint8)
+    return stacked.view(np.uint8) if bits == 8 else stacked[..., None].view(np.uint8)
 
 
 def _windows(batch: Sequence[FrameRef]) -> NDArray[np.float32]:

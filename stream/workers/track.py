@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
+import msgspec
+
 from stream.config import PublishConfig
 from stream.detect import DetectConfig, detect
 from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, receive, send
@@ -86,7 +88,7 @@ class _TrackWorker:
         stream.latencies.append(tuple(frame.times[stage] - frame.captured_ns for stage in STAGES))
 
     def publish(self, stream: _Stream, frame: FrameRef, tracks: Sequence[Track]) -> None:
-        wire = [wire_track(track) for track in tracks]
+        wire = [msgspec.convert(track, WireTrack, from_attributes=True) for track in tracks]
         now = frame.times["publish"] = time.monotonic_ns()
         message = TracksMessage(
             stream=stream.name,
@@ -135,25 +137,6 @@ class _TrackWorker:
         for index, stream in enumerate(self.streams):
             if stream.latencies:
                 self.report(index)
-
-
-def wire_track(track: Track) -> WireTrack:
-    """Return a track as subscribers get it."""
-    return WireTrack(
-        id=track.id,
-        state=track.state,
-        x=track.x,
-        y=track.y,
-        vx=track.vx,
-        vy=track.vy,
-        cov=track.cov.ravel().tolist(),
-        score=track.score,
-        area=track.area,
-        peak=track.peak,
-        scr=track.scr,
-        hits=track.hits,
-        age=track.age,
-    )
 
 
 def main(

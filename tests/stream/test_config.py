@@ -1,0 +1,79 @@
+"""The configuration: what is wrong is named by file and key, with what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream.config import DEFAULT_ENDPOINT, ConfigError, load_config, streams_of
+
+GOOD = """
+model: rpcanet_plus_k1
+streams:
+  - {name: sky, source: "scene:?seed=1"}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert config.publish.endpoint == DEFAULT_ENDPOINT
+    assert config.engine == "auto"
+    assert config.streams[0].live is None
+
+
+def test_the_shipped_configurations_are_good() -> None:
+    found = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+    assert found
+    for path in found:
+        load_config(path)
+
+
+def test_overrides_replace_keys_and_make_the_maps_they_need(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD), {"publish.endpoint": "tcp://127.0.0.1:7000", "duration": 3})
+    assert config.publish.endpoint == "tcp://127.0.0.1:7000"
+    assert config.duration == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("streams: [", "c.yaml: not YAML: .* in line 1"),
+        ("- a\n- b", "c.yaml: a map of keys is expected"),
+        ("model: x", "streams: field required"),
+        (GOOD + "modle: x", "modle: no such key; did you mean 'model'"),
+        (GOOD.replace("source:", "sauce:"), "streams.0"),
+        (GOOD + "batch: {larges: 3}", "batch.larges: no such key; did you mean 'largest'"),
+        (GOOD + "batch: {largest: 0}", r"batch.largest: .*greater than or equal to 1 \(it is 0\)"),
+        (GOOD + "duration: -1", r"duration: .*greater than 0 \(it is -1\)"),
+        (GOOD + "publish: {endpoint: 5560}", r"publish.endpoint: .*string"),
+        (GOOD.replace("sky", "a b"), r"streams.0.name: .*pattern"),
+        (GOOD + "  - {name: sky, source: x}", "streams: two streams are named 'sky'"),
+        (GOOD.replace("seed=1\"", "seed=1\", window: [5, 5]"), "streams.0.window: the first value must be below"),
+        ("streams: []", "streams: "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert "c.yaml" in str(caught.value)
+
+
+def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone.yaml: No such file"):
+        load_config(tmp_path / "gone.yaml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+def test_streams_of_the_command_line_are_named_after_their_sources() -> None:
+    named = streams_of(["clips/a b.mp4", "x/a b.mp4", "frames/", "scene:?seed=3"], live=None)
+    assert [stream["name"] for stream in named] == ["a_b", "a_b_2", "frames", "scene"]
+    assert [stream["source"] for stream in named][2] == "frames/"

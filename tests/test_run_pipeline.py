@@ -1,0 +1,336 @@
+"""The command, from outside: real processes, real video, a subscriber that knows only pyzmq and msgpack."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import msgpack
+import numpy as np
+import onnx
+import pytest
+import zmq
+
+ROOT = Path(__file__).parents[1]
+CLIP = "IR_DRONE_077"
+LIMIT_S = 90
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    out: str
+    err: str
+    messages: list[dict]
+    left: list[str]
+
+
+def free_endpoint() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.02)
+
+
+def processes(mark: str) -> list[tuple[int, str]]:
+    """Return the processes that carry a mark in their environment: a run and all its workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.append((int(entry.name), (entry / "cmdline").read_bytes().decode().replace("\0", " ").strip()))
+        except OSError:  # it ended while we looked
+            continue
+    return found
+
+
+class Run:
+    """A run in the background, marked so that whatever it leaves behind is found."""
+
+    def __init__(self, *arguments: object, endpoint: str | None = None, cwd: Path = ROOT) -> None:
+        self.endpoint = endpoint or free_endpoint()
+        self.mark = f"IRSTREAM_TEST={uuid.uuid4()}"
+        self.shm = set(os.listdir("/dev/shm"))
+        name, _, value = self.mark.partition("=")
+        command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
+        self.process = subprocess.Popen(
+            command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, name: value, "COLUMNS": "200"},
+        )  # fmt: skip
+
+    def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:
+        """Subscribe to everything; return the messages once ``until`` holds or the run has ended."""
+        context = zmq.Context()
+        subscriber = context.socket(zmq.SUB)
+        subscriber.connect(self.endpoint)
+        subscriber.subscribe(b"")
+        messages: list[dict] = []
+        end = time.monotonic() + LIMIT_S
+        while time.monotonic() < end:
+            if subscriber.poll(100):
+                messages.append(msgpack.unpackb(subscriber.recv_multipart()[1]))
+            elif self.process.poll() is not None:
+                break
+            if until and until(messages):
+                break
+        subscriber.close(linger=0)
+        context.term()
+        return messages
+
+    def worker(self, name: str) -> int:
+        """Return the process id of a worker, once it is there."""
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = [pid for pid, command in processes(self.mark) if command.startswith(f"irstream {name}")]
+            return bool(found)
+
+        wait_until(look, LIMIT_S, f"worker {name}")
+        return found[0]
+
+    def end(self, messages: list[dict] | None = None) -> Outcome:
+        out, err = self.process.communicate(timeout=LIMIT_S)
+        left = [command for _, command in processes(self.mark)]
+        left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self.shm]
+        return Outcome(self.process.returncode, out, err, messages or [], left)
+
+
+def run(*arguments: object, subscribed: bool = False, endpoint: str | None = None) -> Outcome:
+    if not subscribed:
+        return Run(*arguments, endpoint=endpoint).end()
+    started = Run(*arguments, "--wait-for", 1, endpoint=endpoint)
+    return started.end(started.listen())
+
+
+def tracks_of(messages: list[dict], stream: str) -> list[dict]:
+    return [m for m in messages if m["schema"] == "irstream.tracks/1" and m["stream"] == stream]
+
+
+@pytest.fixture(scope="module")
+def clips(data: Path) -> Path:
+    folder = data / "ir-video"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, dict]:
+    path = tmp_path_factory.mktemp("alone") / "r.json"
+    outcome = run("--source", clips / f"{CLIP}.mp4", "--report", path, subscribed=True)
+    return outcome, json.loads(path.read_text())
+
+
+def test_every_frame_of_a_clip_becomes_a_message(alone: tuple[Outcome, dict], clips: Path) -> None:
+    outcome, report = alone
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    with av.open(str(clips / f"{CLIP}.mp4")) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    assert [m["seq"] for m in tracks_of(outcome.messages, CLIP)] == list(range(frames))
+    (stream,) = report["streams"]
+    assert (stream["frames"], stream["published"], stream["dropped"]) == (frames, frames, 0)
+    assert list(report["stages_ms"]) == ["capture", "queue", "engine", "detect", "track", "publish"]
+    assert set(report["end_to_end_ms"]) == {"p50", "p90", "p99", "p999", "max"}
+
+
+def test_a_confirmed_track_follows_the_labelled_drone(alone: tuple[Outcome, dict], clips: Path) -> None:
+    with (clips / f"{CLIP}.csv").open() as file:
+        boxes = {int(row["frame"]): tuple(float(row[k]) for k in "xywh") for row in csv.DictReader(file)}
+    hits = 0
+    for message in tracks_of(alone[0].messages, CLIP):
+        if box := boxes.get(message["seq"]):
+            x, y = box[0] + box[2] / 2 - 0.5, box[1] + box[3] / 2 - 0.5
+            near = [t for t in message["tracks"] if np.hypot(t["x"] - x, t["y"] - y) < 12 and t["state"] != "tentative"]
+            hits += bool(near)
+    assert hits > len(boxes) / 2
+
+
+def test_stages_never_go_back_in_time(alone: tuple[Outcome, dict]) -> None:
+    for message in tracks_of(alone[0].messages, CLIP):
+        times = list(message["stages"].values())
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert message["published_ns"] - message["captured_ns"] == times[-1]
+
+
+def test_two_clips_at_once_give_each_what_it_gives_alone(alone: tuple[Outcome, dict], clips: Path) -> None:
+    other = "IR_AIRPLANE_030"
+    both = run("--source", clips / f"{CLIP}.mp4", "--source", clips / f"{other}.mp4", subscribed=True)
+    assert (both.code, both.left) == (0, []), both.err
+    assert tracks_of(both.messages, other)
+    here, there = ([(m["seq"], m["tracks"]) for m in tracks_of(o.messages, CLIP)] for o in (alone[0], both))
+    assert here == there
+
+
+def test_live_scenes_publish_tracks_truth_and_status_and_account_for_every_frame(tmp_path: Path) -> None:
+    started = Run("--duration", 6, "--report", tmp_path / "r.json")
+    outcome = started.end(started.listen())
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    assert {m["schema"] for m in outcome.messages} == {"irstream.tracks/1", "irstream.truth/1", "irstream.status/1"}
+    for stream in json.loads((tmp_path / "r.json").read_text())["streams"]:
+        assert stream["frames"] == stream["published"] + stream["dropped"]
+        assert stream["frames"] == pytest.approx(6 * 30, abs=20)
+        messages = tracks_of(outcome.messages, stream["name"])
+        seqs = [m["seq"] for m in messages]
+        assert seqs == sorted(set(seqs))
+        for before, after in itertools.pairwise(messages):
+            assert after["seq"] - before["seq"] - 1 == sum(after["dropped"].values())
+        assert any(t["state"] == "confirmed" for m in messages for t in m["tracks"])
+
+
+def test_16_bit_scenes_run_beside_8_bit_ones() -> None:
+    outcome = run(
+        "--source", "scene:?bits=16&frames=40&seed=1", "--source", "scene:?bits=8&frames=40&seed=1", "--file",
+        subscribed=True,
+    )  # fmt: skip
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    for stream in ("scene", "scene_2"):
+        assert len(tracks_of(outcome.messages, stream)) == 40
+
+
+def test_report_to_standard_output_leaves_it_to_json_alone() -> None:
+    outcome = run("--source", "scene:?frames=20", "--file", "--report", "-")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["streams"][0]["published"] == 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_cleanly(number: signal.Signals) -> None:
+    started = Run()
+    started.listen(until=bool)
+    started.process.send_signal(number)
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    assert "end to end" in outcome.out
+
+
+@pytest.mark.parametrize("victim", ["capture sky", "infer", "track"])
+def test_a_killed_worker_ends_the_run_with_its_name(victim: str) -> None:
+    started = Run()
+    started.listen(until=bool)
+    os.kill(started.worker(victim), signal.SIGKILL)
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (1, [])
+    assert outcome.err.splitlines()[-1] == f"error: {victim}: the worker died (signal 9)"
+
+
+def test_a_killed_supervisor_takes_its_workers_with_it() -> None:
+    started = Run()
+    started.listen(until=bool)
+    started.process.kill()
+    started.process.communicate(timeout=LIMIT_S)
+    wait_until(lambda: not processes(started.mark), 10, "the workers' end")
+    assert set(os.listdir("/dev/shm")) <= started.shm
+
+
+def test_the_pipeline_imports_no_torch() -> None:
+    check = (
+        "import sys, stream.command, stream.workers.infer, engine.openvino_engine, engine.onnxruntime_engine\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True, timeout=LIMIT_S)
+
+
+def _bad_config(folder: Path, text: str) -> list[object]:
+    path = folder / "bad.yaml"
+    path.write_text(text)
+    return ["--config", path]
+
+
+def _empty_video(folder: Path) -> list[object]:
+    (folder / "empty.mp4").touch()
+    return ["--source", folder / "empty.mp4"]
+
+
+def _truncated_video(folder: Path) -> list[object]:
+    whole = folder / "whole.mkv"
+    rng = np.random.default_rng(0)
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("ffv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "gray"
+        for _ in range(30):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (64, 64), np.uint8), format="gray")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = whole.read_bytes()
+    (folder / "cut.mkv").write_bytes(content[: len(content) * 2 // 3])
+    return ["--source", folder / "cut.mkv"]
+
+
+def _wrong_contract(folder: Path) -> list[object]:
+    tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [tensor], [
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    ])  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph), folder / "other.onnx")
+    return ["--model", folder / "other.onnx"]
+
+
+def _bad_image(folder: Path) -> list[object]:
+    frames = folder / "frames"
+    frames.mkdir()
+    cv2.imwrite(str(frames / "1.png"), np.zeros((64, 64), np.uint8))
+    (frames / "2.png").write_bytes(b"no image")
+    return ["--source", frames]
+
+
+STREAMS = "streams: [{name: a, source: 'scene:'}]\n"
+BAD = {
+    "missing file": (lambda _: ["--source", "gone.mp4"], "gone.mp4"),
+    "a folder where a file is due": (lambda d: ["--config", d], "Is a directory"),
+    "empty video": (_empty_video, "empty.mp4"),
+    "truncated video": (_truncated_video, "cut.mkv"),
+    "unknown source": (lambda _: ["--source", "carrier-pigeon://loft/1"], "carrier-pigeon"),
+    "unknown model": (lambda _: ["--model", "rpcanet_minus"], "rpcanet_minus: no such model; shipped are"),
+    "a model of another contract": (_wrong_contract, "other.onnx: no contract"),
+    "unknown engine": (lambda _: ["--engine", "steam"], "steam"),
+    "YAML that does not parse": (lambda d: _bad_config(d, "streams: ["), "bad.yaml: not YAML"),
+    "unknown key": (lambda d: _bad_config(d, STREAMS + "modle: x"), "modle: no such key; did you mean 'model'"),
+    "value out of range": (lambda d: _bad_config(d, STREAMS + "threads: 0"), "threads"),
+    "unreadable image": (_bad_image, "2.png"),
+    "unknown field of a scene": (lambda _: ["--source", "scene:?sede=3"], "sede"),
+    "report into no folder": (lambda d: ["--report", d / "no" / "r.json"], "its folder does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.replace(" ", "-"))
+def test_bad_input_gives_one_clear_line(case: str, tmp_path: Path) -> None:
+    make, says = BAD[case]
+    outcome = run(*make(tmp_path))
+    assert (outcome.code, outcome.left) == (2, [])
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+
+
+def test_a_busy_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        outcome = run("--source", "scene:?frames=5", endpoint=endpoint)
+    assert (outcome.code, outcome.left) == (2, [])
+    (line,) = outcome.err.splitlines()
+    assert endpoint in line
+    assert "in use" in line
