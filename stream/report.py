@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -27,9 +27,7 @@ def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
     While the run goes on, rates and confirmed tracks are those of the moment; in the final table,
     those of the whole run.
     """
-    table = Table(
-        title="streams", title_justify="left", caption=_reasons(books), caption_justify="left", box=box.SIMPLE
-    )
+    table = _table("streams", _reasons(books))
     table.add_column("stream", no_wrap=True)
     for heading in ("frame", "frames/s", "published", "dropped", "tracks", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -52,7 +50,7 @@ def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
 def latency_table(books: Sequence[StreamBook]) -> Table:
     """Return the table of the stages: how long each kept a frame, ms, all streams together."""
     total = _total(books)
-    table = Table(title="latency from capture, ms, all streams", title_justify="left", box=box.SIMPLE)
+    table = _table("latency from capture, ms, all streams")
     table.add_column("stage")
     for heading in HEADINGS.values():
         table.add_column(heading, justify="right")
@@ -118,6 +116,14 @@ def write_report(path: str, content: dict[str, Any]) -> None:
         sys.stdout.write(text)
     else:
         Path(path).write_text(text)
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    left: Literal["left"] = "left"
+    return Table(
+        title=title, title_justify=left, caption=caption, caption_justify=left, box=box.SIMPLE, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
 
 
 def _total(books: Sequence[StreamBook]) -> Latency:

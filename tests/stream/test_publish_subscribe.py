@@ -1,0 +1,119 @@
+"""Publisher and client, over a real socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from stream import StreamError
+from stream.messages import StatusMessage, TracksMessage, encode
+from stream.publish import Publisher
+from stream.subscribe import describe, subscribe
+
+
+def tracks(stream: str, seq: int) -> TracksMessage:
+    return TracksMessage(
+        stream=stream, seq=seq, captured_utc_ns=0, captured_ns=0, published_ns=2_500_000, width=320, height=256,
+        dropped={"superseded": 2} if seq else {}, stages={}, tracks=[],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def endpoint() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def publisher(endpoint: str) -> Iterator[Publisher]:
+    publisher = Publisher(endpoint, lossless=True)
+    yield publisher
+    publisher.close()
+
+
+def test_nothing_is_missed_once_the_publisher_has_waited_for_its_subscriber(endpoint: str) -> None:
+    publisher = Publisher(endpoint, lossless=True)
+    got: list[int] = []
+
+    def listen() -> None:
+        for message in subscribe(endpoint, timeout=5):
+            assert isinstance(message, TracksMessage)
+            got.append(message.seq)
+            if message.seq == 999:
+                return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    publisher.wait_for(1)
+    for seq in range(1000):
+        publisher.send(*encode(tracks("sky", seq)))
+    publisher.close()
+    listener.join(timeout=10)
+    assert got == list(range(1000))
+
+
+def test_a_stream_whose_name_begins_another_gets_its_own_messages_alone(endpoint: str, publisher: Publisher) -> None:
+    got: list[str] = []
+
+    def listen() -> None:
+        for message in subscribe(endpoint, stream="sky", timeout=5):
+            got.append(message.stream)
+            if len(got) == 2:
+                return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    publisher.wait_for(1)
+    for stream in ("sky", "sky2", "sky"):
+        publisher.send(*encode(tracks(stream, 0)))
+    listener.join(timeout=10)
+    assert got == ["sky", "sky"]
+
+
+def test_silence_ends_a_subscription_that_has_a_timeout(endpoint: str) -> None:
+    assert list(subscribe(endpoint, timeout=0.2)) == []
+
+
+def test_a_port_that_is_taken_is_named(endpoint: str, publisher: Publisher) -> None:
+    with pytest.raises(StreamError, match=f"{endpoint}: Address already in use"):
+        Publisher(endpoint, lossless=False)
+
+
+def test_an_endpoint_that_is_none_is_named() -> None:
+    with pytest.raises(StreamError, match="nowhere"):
+        list(subscribe("nowhere", timeout=1))
+
+
+def test_the_client_prints_a_line_a_message(endpoint: str, publisher: Publisher) -> None:
+    client = subprocess.Popen(
+        [sys.executable, "-m", "stream.subscribe", endpoint, "--kind", "status", "--count", "1", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    # Tracks are not asked for, so wait_for() would not see this subscriber; send until it has one.
+    status = StatusMessage(stream="sky", health="ok", frames=3, fps=30, dropped={}, latency_ms={}, tracks=0)
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.wait(0.05):
+            publisher.send(*encode(status))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    out, _ = client.communicate(timeout=30)
+    done.set()
+    sender.join()
+    assert json.loads(out)["frames"] == 3
+
+
+def test_a_line_for_people_says_how_late_the_answer_is_and_what_was_dropped() -> None:
+    line = describe(tracks("sky", 7))
+    assert line.startswith("sky 7 2.5 ms")
+    assert "2 dropped: superseded" in line
