@@ -234,6 +234,7 @@ class Supervisor:
     def _bury(self, name: str) -> None:
         """See what a process that has ended left behind."""
         process = self._processes.pop(name)
+        process.join()  # its files close a moment before its exit code can be had
         for reports in [r for r, n in self._reports.items() if n == name]:
             while reports in self._reports and reports.poll():
                 self._enter(reports)
