@@ -21,7 +21,11 @@ class Engine(Protocol):
     info: ModelInfo
 
     def prepare(self, batch: int, height: int, width: int) -> None:
-        """Compile for a shape, so that its first ``infer`` is as fast as its last."""
+        """Compile for a shape and run it once, so that its first ``infer`` is as fast as its last.
+
+        Raises:
+            EngineError: if the model cannot run at that shape.
+        """
         ...
 
     def infer(self, frames: Frames, window: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -30,10 +34,14 @@ class Engine(Protocol):
         Args:
             frames: uint8 ``[batch, 1, height, width]``, or ``[batch, 1, height, width, 2]`` for a
                 16-bit model (a uint16 array's ``view(np.uint8)``).
-            window: float32 ``[batch, 2]``, the pixel values that map to 0 and to 1.
+            window: float32 ``[batch, 2]``, the pixel values that map to 0 and to 1, the second
+                above the first.
 
         Returns:
             uint8 ``[batch, 1, height, width]``, round(255 sigmoid(T)); the caller's to keep.
+
+        Raises:
+            EngineError: if the arrays are not of these types and shapes, or the backend fails.
         """
         ...
 
@@ -54,16 +62,50 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
         ModelError: if the model cannot be used.
         EngineError: if the device is unknown or does not work here.
     """
-    proto, info = read_model(find_model(model, bits))
+    if device not in ("auto", *ENGINES):
+        raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
+    if threads is not None and threads < 1:
+        raise EngineError(f"{threads} threads: at least 1 is expected")
+    path = find_model(model, bits)
+    proto, info = read_model(path)
     if info.bits != bits:
-        raise EngineError(f"{model}: a model for {info.bits}-bit frames; one for {bits} bit is needed")
+        raise EngineError(f"{path}: a model for {info.bits}-bit frames; one for {bits} bit is needed")
     content = proto.SerializeToString()
-    if device in ("auto", "openvino"):
-        from engine.openvino_engine import OpenVinoEngine
-
-        return OpenVinoEngine(content, info, threads)
     if device == "onnxruntime":
         from engine.onnxruntime_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(content, info, threads)
-    raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
+    from engine.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(content, info, threads)
+
+
+def check_input(info: ModelInfo, frames: Frames, window: NDArray[np.float32]) -> None:
+    """Refuse arrays that ``info``'s model does not take; see ``Engine.infer``.
+
+    Backends answer some of them with numbers that mean nothing.
+
+    Raises:
+        EngineError: naming the model, the array and what would be right.
+    """
+    shape = frames.shape
+    rank = 4 if info.bits == 8 else 5
+    if frames.dtype != np.uint8 or len(shape) != rank or shape[1] != 1 or shape[4:] not in ((), (2,)) or 0 in shape:
+        right = "uint8 [batch, 1, height, width" + ("]" if info.bits == 8 else ", 2]")
+        raise EngineError(f"{info.name}: frames are {frames.dtype} {list(shape)}; {right} is expected")
+    if window.dtype != np.float32 or window.shape != (shape[0], 2):
+        right = f"float32 [{shape[0]}, 2]"
+        raise EngineError(f"{info.name}: the window is {window.dtype} {list(window.shape)}; {right} is expected")
+    if not (window[:, 1] > window[:, 0]).all():
+        raise EngineError(f"{info.name}: the window is {window.tolist()}; each must rise")
+
+
+def blank_input(info: ModelInfo, batch: int, height: int, width: int) -> tuple[Frames, NDArray[np.float32]]:
+    """Return black frames of a shape, and their window, that ``info``'s model takes."""
+    shape = (batch, 1, height, width) if info.bits == 8 else (batch, 1, height, width, 2)
+    return np.zeros(shape, np.uint8), np.array([FULL_RANGE[info.bits]] * batch, np.float32)
+
+
+def one_line(error: Exception) -> str:
+    """Return what a backend said, which may be many lines or none, as one short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -44,6 +44,8 @@ class ModelInfo:
         metrics: figures measured when the model was exported, by test set.
         weights_sha256: of the weights it was exported from.
         exporter: the program and version that wrote it.
+        parameters: of the whole network, the parts that only training needs included; 0 where
+            the file does not say.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ModelInfo:
     metrics: dict[str, Any]
     weights_sha256: str
     exporter: str
+    parameters: int = 0
 
 
 def write_info(model: onnx.ModelProto, info: ModelInfo) -> None:
@@ -67,22 +70,26 @@ def write_info(model: onnx.ModelProto, info: ModelInfo) -> None:
 def find_model(name_or_path: str, bits: int = 8) -> Path:
     """Return the file of a shipped model's name or of a path.
 
-    A model for 16-bit frames lies beside the one for 8 bit, as ``NAME_16bit.onnx``.
+    A model for 16-bit frames lies beside the one for 8 bit, as ``NAME_16bit.onnx``; where there
+    is none, the file that was named is returned: it may itself be one for 16 bit.
 
     Raises:
         ModelError: if there is no such file; names the shipped models.
     """
     path = Path(name_or_path)
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != ".onnx":
         path = MODELS / f"{name_or_path}.onnx"
-        if not path.is_file():
+        if path.parent != MODELS or not path.is_file():
             shipped = ", ".join(sorted(p.stem for p in MODELS.glob("*.onnx") if not p.stem.endswith("_16bit")))
-            raise ModelError(f"{name_or_path}: no such model; shipped are {shipped}, or give the path of an .onnx file")
-    if bits == 16 and not path.stem.endswith("_16bit"):
-        path = path.with_name(f"{path.stem}_16bit.onnx")
+            have = f"shipped are {shipped}" if shipped else "none is shipped"
+            raise ModelError(f"{name_or_path}: no such model; {have}; or give the path of an .onnx file")
+    if path.is_dir():
+        raise ModelError(f"{path}: a directory; an .onnx file is expected")
+    deep = path.with_name(f"{path.stem}_16bit.onnx")
+    if bits == 16 and deep.is_file():
+        path = deep
     if not path.is_file():
-        kind = "16-bit frames need it: export it with --bits 16" if bits == 16 else "an .onnx file is expected"
-        raise ModelError(f"{path}: no such file; {kind}")
+        raise ModelError(f"{path}: no such file; an .onnx file is expected")
     return path
 
 
@@ -97,7 +104,8 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, ModelInfo]:
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # protobuf's DecodeError is not a public class
-        raise ModelError(f"{path}: not an ONNX file ({str(error).splitlines()[0]})") from None
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{path}: not an ONNX file ({said})") from None
     props = {prop.key: prop.value for prop in model.metadata_props}
     if (contract := props.get("contract")) != CONTRACT:
         said = f"contract {contract!r}" if contract else "no contract in its metadata"
@@ -114,30 +122,48 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, ModelInfo]:
             metrics=json.loads(props["metrics"]),
             weights_sha256=props["weights_sha256"],
             exporter=props["exporter"],
+            parameters=int(props.get("parameters", 0)),
         )
     except KeyError as error:
         raise ModelError(f"{path}: no {error.args[0]!r} in its metadata; export it with training.export") from None
     except ValueError as error:
         raise ModelError(f"{path}: unreadable metadata ({error})") from None
-    _check_graph(path, model, info)
+    if info.bits not in (8, 16) or not 0 < info.threshold < 1:
+        raise ModelError(f"{path}: bits {info.bits} and threshold {info.threshold}; 8 or 16 and (0, 1) are expected")
+    _check_graph(path, model.graph, info)
     return model, info
 
 
-def _check_graph(path: Path, model: onnx.ModelProto, info: ModelInfo) -> None:
+# A dimension that the contract fixes, or None where a graph must take any size.
+_Shape = tuple[int | None, ...]
+
+
+def _check_graph(path: Path, graph: onnx.GraphProto, info: ModelInfo) -> None:
     uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
-    wanted = {
-        FRAMES: (uint8, 4 if info.bits == 8 else 5),
-        WINDOW: (float32, 2),
-        TARGETS: (uint8, 4),
-    }
-    tensors = {tensor.name: tensor.type.tensor_type for tensor in (*model.graph.input, *model.graph.output)}
-    for name, (dtype, rank) in wanted.items():
-        if name not in tensors:
-            raise ModelError(f"{path}: no tensor {name!r}; it has {', '.join(sorted(tensors)) or 'none'}")
-        tensor = tensors[name]
-        if tensor.elem_type != dtype or len(tensor.shape.dim) != rank:
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-            right = f"{onnx.TensorProto.DataType.Name(dtype).lower()} of rank {rank}"
-            raise ModelError(f"{path}: {name!r} is {kind} of rank {len(tensor.shape.dim)}; {right} is expected")
-    if info.bits not in (8, 16) or not 0 < info.threshold < 1:
-        raise ModelError(f"{path}: bits {info.bits} and threshold {info.threshold}; 8 or 16 and (0, 1) are expected")
+    frames: _Shape = (None, 1, None, None) if info.bits == 8 else (None, 1, None, None, 2)
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = {tensor.name: tensor for tensor in graph.input if tensor.name not in constants}
+    outputs = {tensor.name: tensor for tensor in graph.output}
+    if inputs.keys() != {FRAMES, WINDOW} or outputs.keys() != {TARGETS}:
+        has = f"inputs {', '.join(inputs) or 'none'} and outputs {', '.join(outputs) or 'none'}"
+        raise ModelError(f"{path}: {has}; {FRAMES} and {WINDOW}, and {TARGETS} are expected")
+    _check_tensor(path, inputs[FRAMES], uint8, frames)
+    _check_tensor(path, inputs[WINDOW], float32, (None, 2))
+    _check_tensor(path, outputs[TARGETS], uint8, (None, 1, None, None))
+
+
+def _check_tensor(path: Path, tensor: onnx.ValueInfoProto, dtype: int, shape: _Shape) -> None:
+    dims = tensor.type.tensor_type.shape.dim
+    has = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+    # Output shapes are what inference could find out: a size that is not known may be right.
+    fits = len(has) == len(shape) and all(
+        mine is None if want is None else mine in (want, None) for mine, want in zip(has, shape, strict=True)
+    )
+    kind = tensor.type.tensor_type.elem_type
+    if kind != dtype or not fits:
+        raise ModelError(f"{path}: {tensor.name!r} is {_say(kind, has)}; {_say(dtype, shape)} is expected")
+
+
+def _say(dtype: int, shape: _Shape) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    return f"{onnx.TensorProto.DataType.Name(dtype).lower()} [{sizes}]"

@@ -6,33 +6,52 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from engine.base import Frames
-from engine.contract import FRAMES, WINDOW, ModelInfo
+from engine.base import Frames, blank_input, check_input, one_line
+from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
 
 MAX_SHAPES = 16  # compiled shapes kept; a compiled K=6 takes some 100 MiB
 
 
 class OpenVinoEngine:
-    """A model compiled by OpenVINO for each shape it meets, in float32."""
+    """A model compiled by OpenVINO for each shape it meets, in float32.
+
+    Raises:
+        EngineError: if OpenVINO does not take the model.
+    """
 
     name = "openvino"
 
     def __init__(self, content: bytes, info: ModelInfo, threads: int | None) -> None:
         self.info = info
         self._core = openvino.Core()
-        self._config: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self._config: dict[str, object] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            # A pinned thread waits whenever another process has its core, and the rest wait for it.
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._content = content
         self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
+        try:
+            self._core.read_model(content)
+        except Exception as error:
+            raise EngineError(f"{info.name}: OpenVINO refuses the model ({one_line(error)})") from None
 
     def prepare(self, batch: int, height: int, width: int) -> None:
-        self._request((batch, 1, height, width) if self.info.bits == 8 else (batch, 1, height, width, 2))
+        self.infer(*blank_input(self.info, batch, height, width))
 
     def infer(self, frames: Frames, window: NDArray[np.float32]) -> NDArray[np.uint8]:
-        request = self._request(frames.shape)
-        request.infer({FRAMES: frames, WINDOW: window}, share_inputs=True)
-        return np.array(request.get_output_tensor(0).data)
+        check_input(self.info, frames, window)
+        try:
+            request = self._request(frames.shape)
+            inputs = {FRAMES: np.ascontiguousarray(frames), WINDOW: np.ascontiguousarray(window)}
+            request.infer(inputs, share_inputs=True)
+            return np.array(request.get_output_tensor(0).data)
+        except RuntimeError as error:
+            said = f"frames of {list(frames.shape)} ({one_line(error)})"
+            raise EngineError(f"{self.info.name}: OpenVINO fails on {said}") from None
 
     def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
         # A fixed shape compiles to code about twice as fast as a dynamic one.
@@ -40,8 +59,8 @@ class OpenVinoEngine:
         if request is None:
             model = self._core.read_model(self._content)
             model.reshape({FRAMES: list(shape), WINDOW: [shape[0], 2]})
-            request = self._core.compile_model(model, "CPU", self._config).create_infer_request()
             while len(self._requests) >= MAX_SHAPES:
                 self._requests.pop(next(iter(self._requests)))
+            request = self._core.compile_model(model, "CPU", self._config).create_infer_request()
         self._requests[shape] = request  # the last used is the last to go
         return request

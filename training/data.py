@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+MASK_LEVEL = 127  # above it, a mask's pixel is target
 IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg")
 
 
@@ -46,7 +47,10 @@ def read_split(folder: Path, split: str) -> list[Sample]:
     listing = folder / f"{split}.txt"
     if not listing.is_file():
         raise DataError(f"{listing}: no such file; a data set is a folder with images/, masks/ and {split}.txt")
-    names = listing.read_text().split()
+    try:
+        names = listing.read_text().split()
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{listing}: not readable as text; it has one name a line, without a suffix") from None
     if not names:
         raise DataError(f"{listing}: names no frame; it has one name a line, without a suffix")
     return [_read(folder, name) for name in names]
@@ -59,14 +63,16 @@ def _read(folder: Path, name: str) -> Sample:
     if mask.shape != frame.shape:
         (mh, mw), (fh, fw) = mask.shape, frame.shape
         raise DataError(f"{mask_path}: mask of {mw}x{mh} for a frame of {fw}x{fh}; they must agree")
-    return Sample(name, frame, mask > 127)
+    if mask.any() and mask.max() <= MASK_LEVEL:
+        raise DataError(f"{mask_path}: its brightest pixel is {mask.max()}; a mask is 0 and 255")
+    return Sample(name, frame, mask > MASK_LEVEL)
 
 
 def _find(folder: Path, name: str) -> Path:
     for suffix in IMAGE_SUFFIXES:
         if (path := folder / f"{name}{suffix}").is_file():
             return path
-    raise DataError(f"{folder / name}.png: no such image")
+    raise DataError(f"{folder / name}.png: no such image, nor one that ends in {', '.join(IMAGE_SUFFIXES[1:])}")
 
 
 def _gray(path: Path) -> NDArray[np.uint8]:
@@ -103,7 +109,7 @@ def make_batch(
     """Cut one training batch of random crops.
 
     Args:
-        samples: the frames to draw from, each as likely as any other.
+        samples: the frames to draw from, each as likely as any other; not none.
         rng: the only source of chance.
         batch: crops to make.
         size: side of a crop in pixels, cut at native resolution; a smaller frame is mirrored at its edges.
@@ -122,7 +128,8 @@ def make_batch(
             frame, mask = frame.T, mask.T
         flip_y, flip_x = 1 - 2 * rng.integers(0, 2, 2)
         masks[index, 0] = mask[::flip_y, ::flip_x]
-        frames[index, 0] = _vary(frame[::flip_y, ::flip_x].astype(np.float32) / 255, rng, augment)
+        shown = frame[::flip_y, ::flip_x].astype(np.float32) / np.float32(255)
+        frames[index, 0] = _vary(shown, rng, augment)
     return frames, masks
 
 

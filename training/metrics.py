@@ -7,12 +7,18 @@ Pd and Fa exist in two protocols that share their names and little else:
 * centroid (DNANet, SCTransNet, BasicIRSTD): a target counts as found if a predicted component's
   centroid lies within 3 px of its own; Fa is the area of the unmatched components over all pixels.
   Published code compares areas to tell matched from unmatched components, so that a false alarm
-  as large as a matched component disappears; here components are told apart by identity.
+  as large as a matched component disappears (SCTransNet #14, BasicIRSTD #12); here components
+  are told apart by identity, and each answers for one target.
+
+Other figures are spoilt elsewhere by dividing every answer by its largest value, which makes a
+target of the brightest pixel of an empty frame, and by leaving out frames with an empty mask,
+where nothing but false alarms can be. Here a frame counts as it is. nIoU alone leaves out a frame
+with nothing in it and nothing found, where it is 0 / 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import cv2
 import numpy as np
@@ -51,6 +57,11 @@ class Tally:
             self.ious.append(true / (true + false + missed))
         self._count_components(found, mask)
 
+    def merge(self, other: Tally) -> None:
+        """Add another tally's frames to this one's."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
     def _count_components(self, found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
         truths, truth_labels, _, truth_centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         answers, _, stats, centres = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
@@ -58,15 +69,20 @@ class Tally:
         self.found_by_overlap += len(np.unique(truth_labels[found & mask]))
         unmatched = set(range(1, answers))
         for truth in range(1, truths):
-            near = [a for a in sorted(unmatched) if np.hypot(*(centres[a] - truth_centres[truth])) < MATCH_PX]
+            distances = np.hypot(*(centres - truth_centres[truth]).T)
+            near = [answer for answer in np.flatnonzero(distances < MATCH_PX).tolist() if answer in unmatched]
             if near:
-                unmatched.remove(near[0])
+                unmatched.remove(min(near, key=lambda answer: float(distances[answer])))
                 self.found_by_centroid += 1
         self.unmatched_components += len(unmatched)
         self.unmatched_area += sum(int(stats[a, cv2.CC_STAT_AREA]) for a in unmatched)
 
     def report(self) -> dict[str, float]:
-        """Return IoU, nIoU, precision, recall, F1, and Pd and Fa in both protocols, as shares of 1."""
+        """Return IoU, nIoU, precision, recall, F1, and Pd and Fa in both protocols, as shares of 1.
+
+        A share of nothing is 0. ``false_components`` counts components, over all frames, that
+        match no target's centroid.
+        """
         t, f, m = self.true_pixels, self.false_pixels, self.missed_pixels
         return {
             "iou": _ratio(t, t + f + m),

@@ -35,7 +35,7 @@ class DataRecipe(_Strict):
     set: str
     split: str = "train"
     repeat: Annotated[int, Field(ge=1)] = 1
-    set_aside: Annotated[int, Field(ge=0)] = 0  # every n-th frame (by CRC of its name) is never trained on
+    set_aside: Annotated[int, Field(ge=0)] = 0  # every n-th frame (by CRC of its name) is left out altogether
 
 
 class AugmentRecipe(_Strict):
@@ -59,7 +59,9 @@ class Recipe(_Strict):
     data: Annotated[list[DataRecipe], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=1)] = 8
-    sizes: Annotated[list[int], Field(min_length=1)] = [256]  # one drawn a step; the batch keeps its pixels
+    sizes: Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=1)] = [
+        256
+    ]  # one drawn a step; the batch keeps its pixels
     target_share: Share = 0.0
     augment: AugmentRecipe = AugmentRecipe()
     rate: Annotated[float, Field(gt=0)] = 1e-4
@@ -84,7 +86,7 @@ def read_recipe(path: Path) -> Recipe:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}; a recipe is a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     try:
         return Recipe.model_validate(raw)

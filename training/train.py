@@ -26,7 +26,7 @@ from training.recipe import Recipe, RecipeError, read_recipe
 from training.weights import save_network
 
 HELD_OUT_PARTS = 10
-SET_ASIDE_PARTS = 3
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def split_samples(recipe: Recipe, data: Path) -> tuple[list[Sample], list[Sample]]:
@@ -39,6 +39,9 @@ def split_samples(recipe: Recipe, data: Path) -> tuple[list[Sample], list[Sample
             samples = [s for s in samples if part_of(s.name, part.set_aside) != 0]
         train += [s for s in samples if part_of(s.name, HELD_OUT_PARTS) != 0] * part.repeat
         held_out += [s for s in samples if part_of(s.name, HELD_OUT_PARTS) == 0]
+    if not train or not held_out:
+        counts = f"{len(train)} frames to train on and {len(held_out)} held out"
+        raise DataError(f"{data}: {counts} after recipe {recipe.name!r} chose; there must be some of both")
     return train, held_out
 
 
@@ -96,24 +99,38 @@ class Run:
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         torch.manual_seed(recipe.seed)
-        network = RPCANetPlus(NetworkConfig(**recipe.network.model_dump())).to(device)
-        self.network = network.to(memory_format=torch.channels_last)
+        network = RPCANetPlus(NetworkConfig(**recipe.network.model_dump()))
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate)
         self.step = 0
         self.best = -1.0
         folder.mkdir(parents=True, exist_ok=True)
         if (checkpoint := folder / "last.pt").exists():
-            self._restore(torch.load(checkpoint, map_location=device, weights_only=True), checkpoint)
+            self._restore(checkpoint)
         (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
 
-    def _restore(self, state: dict[str, Any], path: Path) -> None:
-        if state["recipe"] != self.recipe.model_dump_json():
+    def _restore(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            recipe = Recipe.model_validate_json(state["recipe"])  # a key newer than the run has its default there
+        except Exception as error:  # torch.load raises whatever the bytes led it to
+            said = " ".join(str(error).split())[:200]
+            raise RecipeError(f"{path}: not a checkpoint of this program ({said}); remove it to start anew") from None
+        if recipe != self.recipe:
             raise RecipeError(f"{path}: this run was started with another recipe; choose another --run folder")
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
+        self._forget_log()
+
+    def _forget_log(self) -> None:
+        """Drop the log's rows that a killed run wrote after its last checkpoint: they will come again."""
+        log = self.folder / "log.csv"
+        if log.exists():
+            header, *rows = log.read_text().splitlines(keepends=True)
+            log.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) <= self.step)]))
 
     def save(self) -> None:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
@@ -141,7 +158,7 @@ class Run:
             group["lr"] = learning_rate(recipe, self.step)
         loss = loss_of(self.network, frames, masks, recipe, self.step)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         self.optimizer.step()
@@ -173,32 +190,37 @@ class Run:
 
 
 def _steps(run: Run, minutes: float | None) -> Iterator[int]:
-    """Yield until the recipe's last step, the time budget or SIGTERM."""
+    """Yield until the recipe's last step, the time budget, SIGTERM or Ctrl-C."""
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    end = time.monotonic() + minutes * 60 if minutes else float("inf")
-    while run.step < run.recipe.steps and not stopped and time.monotonic() < end:
-        yield run.step
+    before = [signal.signal(number, lambda number, _: stopped.append(number)) for number in STOPS]
+    end = time.monotonic() + (minutes * 60 if minutes is not None else float("inf"))
+    try:
+        while run.step < run.recipe.steps and not stopped and time.monotonic() < end:
+            yield run.step
+    finally:
+        for number, handler in zip(STOPS, before, strict=True):
+            signal.signal(number, handler)
 
 
 def train(recipe: Recipe, data: Path, folder: Path, minutes: float | None) -> Run:
     """Train until the recipe is done or the time is up; call again to go on."""
     samples, held_out = split_samples(recipe, data)
     run = Run(recipe, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[say]}"),
-    )  # fmt: skip
-    with Progress(*columns) as progress:
+    say = TextColumn("{task.fields[say]}")
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), say
+    ) as progress:
         bar = progress.add_task(recipe.name, total=recipe.steps, completed=run.step, say="")
         losses: list[float] = []
         for _ in _steps(run, minutes):
             losses.append(run.advance(samples))
             progress.update(bar, completed=run.step)
             if run.step % recipe.evaluate_every == 0 or run.step == recipe.steps:
-                figures = run.evaluate(held_out, float(np.mean(losses)))
-                say = f"step {run.step} loss {np.mean(losses):.4f} held-out IoU {figures['iou']:.4f} best {run.best:.4f}"
-                progress.update(bar, say=say)
-                progress.console.print(say)
+                loss = float(np.mean(losses))
+                iou = run.evaluate(held_out, loss)["iou"]
+                said = f"loss {loss:.4f} held-out IoU {iou:.4f} best {run.best:.4f}"
+                progress.update(bar, say=said)
+                progress.console.print(f"step {run.step} {said}")
                 losses.clear()
                 run.save()
     run.save()
@@ -219,6 +241,9 @@ def main(
         train(read_recipe(recipe), data, run, minutes)
     except (RecipeError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

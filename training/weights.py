@@ -23,6 +23,9 @@ _PARTS = (
     (r"\.sparse\.", ".target."),
     (r"\.residual\.sigma$", ".sigma"),
     (r"\.residual\.", ".noise."),
+    (r"\.merge\.mapping\.", ".merge."),
+    (r"\.channel_attention\.", ".head."),
+    (r"\.final_conv\.", ".head.project."),
 )
 
 
@@ -54,7 +57,7 @@ def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:
                 metadata = dict(file.metadata() or {})
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             config = NetworkConfig(**json.loads(metadata.pop("config")))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path}: not a weights file of irstream ({error})") from None
     else:
         metadata = {}
@@ -68,7 +71,8 @@ def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"{path}: the weights do not fit their network ({str(error).splitlines()[-1].strip()})") from None
+        said = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{path}: the weights do not fit their network ({said})") from None
     return network.eval(), metadata
 
 
@@ -80,20 +84,19 @@ def _our_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             last[match[1]] = max(last.get(match[1], 0), int(match[2]))
     ours = {}
     for name, value in theirs.items():
-        if match := re.match(r"(.*)\.convs\.(\d+)\.(.*)", name):
-            chain, index, rest = match[1], int(match[2]), match[3]
-            name = f"{chain}.expand.{rest}" if index == last[chain] else f"{chain}.layers.{index}.{rest}"
-        for pattern, replacement in _PARTS:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = value
-    merge_head = 3 * _count(ours, r"stages\.0\.merge\.mapping\.\d+\.running_mean")
-    renamed = {}
-    for name, value in ours.items():
-        name = re.sub(r"\.merge\.mapping\.", ".merge.", name)
-        name = re.sub(r"\.merge\.(channel_attention\.|final_conv)", rf".merge.{merge_head}.\1", name)
-        name = re.sub(r"\.(background|target|noise)\.(channel_attention\.|final_conv)", r".\1.head.\2", name)
-        renamed[name.replace("channel_attention.", "").replace("final_conv", "project")] = value
-    return renamed
+        ours[_rename(name, last)] = value
+    merge_head = 3 * _count(ours, r"stages\.0\.merge\.\d+\.running_mean")
+    return {name.replace(".merge.head.", f".merge.{merge_head}."): value for name, value in ours.items()}
+
+
+def _rename(theirs: str, last: Mapping[str, int]) -> str:
+    name = theirs
+    if match := re.match(r"(.*)\.convs\.(\d+)\.(.*)", theirs):
+        chain, index, rest = match[1], int(match[2]), match[3]
+        name = f"{chain}.expand.{rest}" if index == last[chain] else f"{chain}.layers.{index}.{rest}"
+    for pattern, replacement in _PARTS:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -1,0 +1,185 @@
+"""Time engines side by side: ``python -m engine.bench --model NAME --engine openvino,onnxruntime``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from engine.base import FULL_RANGE, Engine, Frames, load_engine
+from engine.contract import EngineError, find_model, read_model
+
+TURN_S = 0.2  # an engine's turn, before the next one has it
+LEAST_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How fast one engine is at one size and batch.
+
+    Attributes:
+        engine: the backend.
+        model: the model as it was named.
+        size: ``WIDTHxHEIGHT`` in pixels.
+        batch: frames in a call.
+        median_ms: of a call, in milliseconds.
+        p99_ms: the same, the 99th percentile.
+        frames_per_s: frames a second at the median.
+        ratio: of the first engine's median to this one's: above 1, this one is faster.
+    """
+
+    engine: str
+    model: str
+    size: str
+    batch: int
+    median_ms: float
+    p99_ms: float
+    frames_per_s: float
+    ratio: float
+
+
+def time_engines(
+    engines: list[Engine], frames: Frames, window: NDArray[np.float32], seconds: float
+) -> list[NDArray[np.float64]]:
+    """Time the engines in short turns, so that what else the machine does falls on all of them alike.
+
+    Args:
+        engines: the engines to time.
+        frames: what each call gets; see ``Engine.infer``.
+        window: likewise.
+        seconds: how long to time each engine; a slow one has at least ``LEAST_RUNS`` calls.
+
+    Returns:
+        The duration of every call in seconds, an array an engine.
+    """
+    height, width = frames.shape[2:4]
+    for engine in engines:
+        engine.prepare(len(frames), height, width)
+    calls: list[list[float]] = [[] for _ in engines]
+    while any(sum(taken) < seconds or len(taken) < LEAST_RUNS for taken in calls):
+        for engine, taken in zip(engines, calls, strict=True):
+            engine.infer(frames, window)  # not timed: it finds the caches full of the engine before
+            end = time.perf_counter() + min(TURN_S, seconds)
+            while True:
+                start = time.perf_counter()
+                engine.infer(frames, window)
+                now = time.perf_counter()
+                taken.append(now - start)
+                if now >= end:
+                    break
+    return [np.array(taken) for taken in calls]
+
+
+def bench(
+    model: str, names: list[str], sizes: list[tuple[int, int]], batches: list[int], seconds: float, threads: int | None
+) -> list[Timing]:
+    """Time a model on engines at every size and batch.
+
+    Args:
+        model: a shipped model's name or an .onnx file's path; its bits tell those of the frames.
+        names: the engines, as ``load_engine`` names them.
+        sizes: ``(width, height)`` in pixels.
+        batches: frames in a call.
+        seconds: to time each engine, size and batch.
+        threads: CPU threads of an engine; None leaves it to the backend.
+
+    Raises:
+        EngineError: if a model or an engine cannot be used.
+    """
+    bits = read_model(find_model(model))[1].bits
+    engines = [load_engine(model, name, bits, threads) for name in names]
+    window = np.array([FULL_RANGE[bits]], np.float32)
+    timings = []
+    for (width, height), batch in product(sizes, batches):
+        shape = (batch, 1, height, width) if bits == 8 else (batch, 1, height, width, 2)
+        frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        runs = time_engines(engines, frames, window.repeat(batch, 0), seconds)
+        first = float(np.median(runs[0]))
+        for engine, taken in zip(engines, runs, strict=True):
+            middle = float(np.median(taken))
+            timings.append(
+                Timing(
+                    engine=engine.name,
+                    model=model,
+                    size=f"{width}x{height}",
+                    batch=batch,
+                    median_ms=1e3 * middle,
+                    p99_ms=1e3 * float(np.quantile(taken, 0.99)),
+                    frames_per_s=batch / middle,
+                    ratio=first / middle,
+                )
+            )
+    return timings
+
+
+def table_of(timings: list[Timing]) -> Table:
+    """Return the timings as a table to print."""
+    table = Table(padding=0)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    for name in ("size", "batch", "median ms", "p99 ms", "frames/s", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in timings:
+        figures = (f"{t.median_ms:.2f}", f"{t.p99_ms:.2f}", f"{t.frames_per_s:.1f}", f"{t.ratio:.2f}")
+        table.add_row(t.engine, t.model, t.size, str(t.batch), *figures)
+    return table
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
+    engine: Annotated[str, typer.Option(help="Engines, comma-separated: auto, openvino, onnxruntime.")] = "auto",
+    size: Annotated[str, typer.Option(help="Frame sizes WIDTHxHEIGHT, comma-separated.")] = "256x256",
+    batch: Annotated[str, typer.Option(help="Frames in a call, comma-separated.")] = "1",
+    seconds: Annotated[float, typer.Option(help="How long to time each engine, size and batch.")] = 5.0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of an engine.")] = None,
+    json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
+) -> None:
+    """Time a model on engines, side by side in one run."""
+    try:
+        if not 0 < seconds < float("inf"):
+            raise EngineError(f"--seconds {seconds}: a number above 0 is expected")
+        sizes = [_size(part) for part in size.split(",")]
+        batches = [_whole(part) for part in batch.split(",")]
+        timings = bench(model, [name.strip() for name in engine.split(",")], sizes, batches, seconds, threads)
+        if json_path:
+            figures = json.dumps({"results": [asdict(timing) for timing in timings]}, indent=2)
+            if json_path == "-":
+                print(figures)
+            else:
+                Path(json_path).write_text(figures + "\n")
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {json_path}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if json_path != "-":
+        Console().print(table_of(timings))
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", text.strip())
+    if not match:
+        raise EngineError(f"--size {text!r}: WIDTHxHEIGHT in pixels is expected, such as 320x256")
+    return int(match[1]), int(match[2])
+
+
+def _whole(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise EngineError(f"--batch {text!r}: a whole number from 1 is expected")
+    return int(text)
+
+
+if __name__ == "__main__":
+    typer.run(main)
