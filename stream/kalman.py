@@ -16,8 +16,8 @@ STATE = [(name, np.float64) for name in ("x", "y", "vx", "vy", "pp", "pv", "vv")
 ROUNDING = 1 + 1e-9
 
 
-def predict(tracks: Table, step: float, drive: float) -> None:
-    """Move tracks on by ``step`` seconds, in place; white acceleration of density ``drive``, px^2/s^3."""
+def predict(tracks: Table, step: float, drive: Floats) -> None:
+    """Move tracks on by ``step`` seconds, in place; white acceleration of density ``drive`` ``[n]``, px^2/s^3."""
     pv, vv = tracks["pv"], tracks["vv"]
     tracks["x"] += tracks["vx"] * step
     tracks["y"] += tracks["vy"] * step
@@ -27,8 +27,7 @@ def predict(tracks: Table, step: float, drive: float) -> None:
 
 
 def correct(tracks: Table, x: Floats, y: Floats, variance: float) -> Table:
-    """Return tracks corrected by a position each, px, of the given variance on each axis, px^2."""
-    tracks = tracks.copy()
+    """Correct tracks, in place, by a position each, px, of the given variance on each axis, px^2; return them."""
     pp, pv = tracks["pp"].copy(), tracks["pv"].copy()
     innovation = pp + variance
     right, down = (x - tracks["x"]) / innovation, (y - tracks["y"]) / innovation

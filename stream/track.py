@@ -1,0 +1,314 @@
+"""Detections in, tracks out: one Tracker a stream.
+
+A track is a constant-velocity Kalman filter with a probability that its target exists (integrated
+data association, Musicki, Evans and Stankovic 1994): a detection raises it by how much better the
+track explains it than clutter does, a frame without one lowers it. Tracks are confirmed, reported,
+kept and dropped by it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.special import expit
+
+from stream.associate import Pairs, assign, gated_pairs
+from stream.detect import Detections
+from stream.kalman import STATE, correct, covariances, predict
+
+HISTORY = 32  # frames whose hits a track remembers
+MATURE = 2.2  # log-odds of existence from which a track's hits and misses tell the detection probability
+FORGET = 0.98  # a frame: clutter and detection probability follow the last 50 frames or so
+PRIOR_FRAMES = 5.0  # what the first guess of the clutter counts for
+PRIOR_CHANCES = 50.0  # what the first guess of the detection probability counts for
+LEAST_CLUTTER = 0.02  # false detections a frame: a quiet stream does not make every detection a target
+LARGEST_ODDS = 12.0
+SURPRISED = 0.15  # a detection: what the last one counts for in how well a track's course fits
+STATES = ("tentative", "coasting", "confirmed")
+FIRST_STEP = 1e-3  # seconds, for births before the first interval is known
+UNPROVED = 1.5  # the surprise of a new track, between that of a course that fits (1) and of a turn (2)
+EAGER = 100.0  # more than any pair's log-likelihood falls short of a miss
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+Flags = NDArray[np.bool_]
+Table = NDArray[np.void]
+
+TRACK = np.dtype(
+    [
+        *STATE,
+        *((name, np.float64) for name in ("odds", "surprise", "area", "peak", "scr")),
+        *((name, np.int64) for name in ("id", "hits", "age", "recent", "seen_ns")),
+        ("confirmed", np.bool_),
+    ]
+)
+
+
+class TrackConfig(BaseModel):
+    """How detections become tracks.
+
+    Attributes:
+        noise: standard deviation of a detection's position on each axis, pixels.
+        calm: how much a target that keeps its course changes its velocity: its standard deviation
+            after one second, px/s.
+        manoeuvre: the same for one that turns; each track moves between the two as it fits.
+        speed: standard deviation of a new target's velocity on each axis, px/s.
+        gate: a detection further from a track than this is not its own, in standard deviations.
+        detection_probability: what is assumed until the stream has shown its own.
+        clutter: false detections a frame, assumed until the stream has shown its own.
+        births: new targets a second in the whole frame.
+        life: mean time that a target stays, seconds.
+        confirm_hits: M, frames with a detection among the last N that confirm a track.
+        confirm_frames: N.
+        confirm_probability: that the target exists, which a track needs as well.
+        report_probability: below it a confirmed track is not reported, but can still come back.
+        memory: how long a confirmed track without detections can come back under its id, seconds.
+        max_tracks: the weakest leave first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    noise: Annotated[float, Field(ge=0.01, le=100)] = 0.5
+    calm: Annotated[float, Field(ge=0.01, le=1e5)] = 20.0
+    manoeuvre: Annotated[float, Field(ge=0.01, le=1e5)] = 120.0
+    speed: Annotated[float, Field(ge=0.01, le=1e5)] = 90.0
+    gate: Annotated[float, Field(gt=0, le=10)] = 4.0
+    detection_probability: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    clutter: Annotated[float, Field(gt=0, le=10_000)] = 3.0
+    births: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    life: Annotated[float, Field(ge=0.01, le=1e6)] = 8.0
+    confirm_hits: Annotated[int, Field(ge=1, le=HISTORY)] = 3
+    confirm_frames: Annotated[int, Field(ge=1, le=HISTORY)] = 5
+    confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    memory: Annotated[float, Field(gt=0, le=600)] = 1.0
+    max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.confirm_hits > self.confirm_frames:
+            raise ValueError(
+                f"confirm_hits ({self.confirm_hits}) must be at most confirm_frames ({self.confirm_frames})"
+            )
+        return self
+
+
+@dataclass(slots=True)
+class Track:
+    """One track in one frame, field by field what goes over the wire."""
+
+    id: int
+    state: str
+    x: float
+    y: float
+    vx: float
+    vy: float
+    cov: list[float]
+    score: float
+    area: float
+    peak: float
+    scr: float
+    hits: int
+    age: int
+
+
+class Tracker:
+    """The tracks of one stream.
+
+    Attributes:
+        late: frames left out because their time was not after the one before.
+        claimed: bool ``[n]``, which of the last detections belong to confirmed tracks.
+    """
+
+    def __init__(self, config: TrackConfig) -> None:
+        self.late = 0
+        self.claimed: Flags = np.zeros(0, np.bool_)
+        self._config = config
+        self._confirm_odds = _log_odds(config.confirm_probability)
+        self._report_odds = _log_odds(config.report_probability)
+        self._tracks: Table = np.zeros(0, TRACK)
+        self._time_ns: int | None = None
+        self._next_id = 1
+        self._false, self._frames = config.clutter * PRIOR_FRAMES, PRIOR_FRAMES
+        self._found, self._chances = config.detection_probability * PRIOR_CHANCES, PRIOR_CHANCES
+
+    @property
+    def clutter(self) -> float:
+        """False detections a frame, as the stream has shown them."""
+        return max(LEAST_CLUTTER, self._false / self._frames)
+
+    @property
+    def detection_probability(self) -> float:
+        """The share of frames in which established targets are detected, as the stream has shown it."""
+        return min(0.99, max(0.3, self._found / self._chances))
+
+    def update(self, detections: Detections, time_ns: int, motion: tuple[float, float] = (0.0, 0.0)) -> list[Track]:
+        """Take the detections of a frame and return its tracks.
+
+        A frame that is not later than the last one is left out, and the tracks stay as they are. One
+        that is earlier or later by more than ``config.memory`` comes from a clock that was set, or
+        after a pause that no track survives: all starts anew, and ids go on.
+
+        Args:
+            detections: of the frame.
+            time_ns: when it was taken.
+            motion: of the scene since the last frame, pixels to the right and down.
+
+        Returns:
+            The tracks, oldest first, tentative ones included.
+        """
+        step = 0.0 if self._time_ns is None else (time_ns - self._time_ns) / 1e9
+        if abs(step) > self._config.memory:
+            self._tracks = self._tracks[:0]
+            step = 0.0
+        elif step <= 0 and self._time_ns is not None:
+            self.late += 1
+            self.claimed = np.zeros(len(detections), np.bool_)
+            return self._report()
+        self._time_ns = time_ns
+        self._predict(step, motion)
+        matches = self._associate(detections)
+        self._correct(detections, matches)
+        self._drop(detections, matches)
+        self._start(detections, matches, step)
+        return self._report()
+
+    def _predict(self, step: float, motion: tuple[float, float]) -> None:
+        tracks, config = self._tracks, self._config
+        if not len(tracks):
+            return
+        tracks["x"] += motion[0]
+        tracks["y"] += motion[1]
+        turning = np.minimum(np.maximum(tracks["surprise"] - 1, 0), 1)
+        predict(tracks, step, (config.calm * (config.manoeuvre / config.calm) ** turning) ** 2)
+        real = np.exp(-step / config.life) * expit(tracks["odds"])
+        tracks["odds"] = np.log(real / (1 - real))
+
+    def _associate(self, detections: Detections) -> _Matches:
+        tracks, config, found = self._tracks, self._config, self.detection_probability
+        matches = _Matches(len(tracks), len(detections), math.log(1 - found))
+        if not len(tracks) or not len(detections):
+            return matches
+        spread = tracks["pp"] + config.noise**2
+        pairs = gated_pairs(
+            np.stack([tracks["x"], tracks["y"]]), spread, np.stack([detections.x, detections.y]), config.gate
+        )
+        density = self.clutter / (detections.width * detections.height)
+        gain = math.log(found / (2 * math.pi * density)) - np.log(spread)[pairs.track] - pairs.distance / 2
+        # Probably real tracks choose first, by how much likelier the pair is than a miss and a false
+        # alarm; what they leave goes to those that are still to be proved, which take what they can get.
+        odds = tracks["odds"]
+        real = expit(odds)
+        worth = gain + np.log(real / (1 - found * real))[pairs.track]
+        strong = (odds >= 0)[pairs.track]
+        matches.add(pairs, assign(pairs.track, pairs.detection, np.where(strong, worth, 0.0)), gain)
+        weak = ~strong & matches.free[pairs.detection]
+        if weak.any():
+            worth += np.where(tracks["confirmed"], 0.0, EAGER)[pairs.track]
+            matches.add(pairs, assign(pairs.track, pairs.detection, np.where(weak, worth, 0.0)), gain)
+        return matches
+
+    def _correct(self, detections: Detections, matches: _Matches) -> None:
+        tracks, config = self._tracks, self._config
+        hit = matches.held >= 0
+        own = matches.held[hit]
+        mature = tracks["odds"] >= MATURE
+        tracks["odds"] = np.minimum(tracks["odds"] + matches.gain, LARGEST_ODDS)
+        false = len(detections) - float(expit(tracks["odds"][hit]).sum())
+        self._false, self._frames = FORGET * self._false + false, FORGET * self._frames + 1
+        self._found = FORGET * self._found + np.count_nonzero(mature & hit)
+        self._chances = FORGET * self._chances + np.count_nonzero(mature)
+
+        seen = correct(tracks[hit], detections.x[own], detections.y[own], config.noise**2)
+        seen["area"], seen["peak"], seen["scr"] = detections.area[own], detections.peak[own], detections.scr[own]
+        seen["surprise"] += SURPRISED * (matches.distance[hit] / 2 - seen["surprise"])
+        seen["hits"] += 1
+        seen["seen_ns"] = self._time_ns
+        tracks[hit] = seen
+        tracks["age"] += 1
+        tracks["recent"] = (tracks["recent"] << 1 | hit) & ((1 << config.confirm_frames) - 1)
+        tracks["confirmed"] |= (np.bitwise_count(tracks["recent"]) >= config.confirm_hits) & (
+            tracks["odds"] >= self._confirm_odds
+        )
+
+    def _drop(self, detections: Detections, matches: _Matches) -> None:
+        """Drop tracks that cannot be confirmed any more, that are long gone, or that have left the frame."""
+        tracks, config = self._tracks, self._config
+        misses = np.minimum(tracks["age"], config.confirm_frames) - np.bitwise_count(tracks["recent"])
+        gone = np.where(
+            tracks["confirmed"],
+            self._time_ns - tracks["seen_ns"] > config.memory * 1e9,
+            misses > config.confirm_frames - config.confirm_hits,
+        )
+        x, y, hit = tracks["x"], tracks["y"], matches.held >= 0
+        outside = (x < -0.5) | (y < -0.5) | (x > detections.width - 0.5) | (y > detections.height - 0.5)
+        self.claimed = np.zeros(len(detections), np.bool_)
+        self.claimed[matches.held[hit & tracks["confirmed"]]] = True
+        self._tracks = tracks[~(gone | (outside & ~hit))]
+
+    def _start(self, detections: Detections, matches: _Matches, step: float) -> None:
+        config, free = self._config, matches.free
+        born = np.zeros(np.count_nonzero(free), TRACK)
+        if len(born):
+            born["x"], born["y"], born["area"] = detections.x[free], detections.y[free], detections.area[free]
+            born["peak"], born["scr"] = detections.peak[free], detections.scr[free]
+            born["pp"] = config.noise**2
+            born["vv"] = config.speed**2
+            born["surprise"] = UNPROVED
+            born["odds"] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
+            born["id"] = np.arange(self._next_id, self._next_id + len(born))
+            born["hits"] = born["age"] = born["recent"] = 1
+            born["seen_ns"] = self._time_ns
+            born["confirmed"] = (config.confirm_hits == 1) & (born["odds"] >= self._confirm_odds)
+            self._next_id += len(born)
+            self._tracks = np.concatenate([self._tracks, born])
+        if len(self._tracks) > config.max_tracks:
+            rank = np.lexsort((self._tracks["id"], -self._tracks["odds"], ~self._tracks["confirmed"]))
+            self._tracks = self._tracks[np.sort(rank[: config.max_tracks])]
+
+    def _report(self) -> list[Track]:
+        tracks = self._tracks
+        tracks = tracks[~tracks["confirmed"] | (tracks["odds"] >= self._report_odds)]
+        state = (tracks["confirmed"] * (1 + (tracks["recent"] & 1))).tolist()
+        cov = covariances(tracks).reshape(len(tracks), 16)
+        kinematics = (tracks["x"], tracks["y"], tracks["vx"], tracks["vy"], cov)
+        looks = (tracks[name] for name in ("odds", "area", "peak", "scr", "hits", "age"))
+        return [
+            Track(key, STATES[number], *rest)
+            for key, number, *rest in zip(
+                tracks["id"].tolist(), state, *(column.tolist() for column in (*kinematics, *looks)), strict=True
+            )
+        ]
+
+
+class _Matches:
+    """Which track holds which detection in one frame.
+
+    Attributes:
+        held: detection of each track, -1 for none.
+        gain: log-likelihood ratio of existence that each track's detection, or its lack, brings.
+        distance: squared Mahalanobis distance of each track's detection.
+        free: bool, detections that no track holds.
+    """
+
+    def __init__(self, tracks: int, detections: int, miss: float) -> None:
+        self.held = np.full(tracks, -1, np.intp)
+        self.gain = np.full(tracks, miss)
+        self.distance = np.zeros(tracks)
+        self.free = np.ones(detections, np.bool_)
+
+    def add(self, pairs: Pairs, chosen: Ints, gain: Floats) -> None:
+        track, detection = pairs.track[chosen], pairs.detection[chosen]
+        self.held[track] = detection
+        self.gain[track] = gain[chosen]
+        self.distance[track] = pairs.distance[chosen]
+        self.free[detection] = False
+
+
+def _log_odds(p: float) -> float:
+    return math.log(p / (1 - p))
