@@ -1,0 +1,128 @@
+"""Frames from files, folders, cameras and a built-in scene; ``open_source`` tells them apart by their URI."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from stream.sources.base import Source, SourceError
+
+if TYPE_CHECKING:
+    from stream.sources.scene import SceneConfig
+
+ACCEPTED = "a video file, a folder of images, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
+NOT_YET = ("rtsp", "rtsps", "srt", "udp", "rtp", "http", "https", "gige", "u3v", "v4l2")
+IMAGES_FPS = 30.0
+"""The rate of a folder of images, which states none itself."""
+MAX_SIDE = 8192
+"""The widest and highest frame that is accepted, pixels: a hostile header shall not claim the memory."""
+BEHIND_NS = 1_000_000_000
+"""A paced source that is later than this gives up the frames that are overdue and counts them as lost."""
+
+_SECRETS = re.compile(r"((?:pass\w*|pwd|token|secret|key)=)[^&\s]*", re.IGNORECASE)
+
+
+def open_source(uri: str, live: bool | None = None) -> Source:
+    """Open what ``uri`` names: a video file, a folder of images, or ``scene:`` with its fields as a query.
+
+    Args:
+        uri: a path, or ``scene:?seed=3&width=640&height=512&bits=16&fps=30``.
+        live: whether frames come at their own rate; None is the kind's nature (a scene does, files do not).
+
+    Raises:
+        SourceError: if it cannot be opened or there is no such kind; one line, credentials masked.
+    """
+    found = _find(uri)
+    if not isinstance(found, Path):
+        from stream.sources.scene import SceneSource
+
+        return SceneSource(found if live is None else found.model_copy(update={"live": live}))
+    if found.is_dir():
+        from stream.sources.images import ImagesSource
+
+        return ImagesSource(found, IMAGES_FPS, bool(live))
+    from stream.sources.video import VideoSource
+
+    return VideoSource(found, bool(live))
+
+
+def check_source(uri: str) -> None:
+    """Find what is wrong with a URI without decoding anything.
+
+    Raises:
+        SourceError: as ``open_source`` would for a missing or empty file, a folder without images, an
+            unknown kind or a bad field. What is wrong inside a file shows only when it is opened.
+    """
+    found = _find(uri)
+    if not isinstance(found, Path):
+        return
+    if found.is_dir():
+        from stream.sources.images import list_images
+
+        list_images(found)
+    else:
+        from stream.sources.video import check_video
+
+        check_video(found)
+
+
+def masked(uri: str) -> str:
+    """Return ``uri`` without its secrets, fit for a log: passwords become ``***``."""
+    # The last @ ends the password: people do not escape one inside it.
+    return _SECRETS.sub(r"\1***", re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", uri))
+
+
+def wait_until(due_ns: int, timeout: float) -> bool:
+    """Sleep until the monotonic clock shows ``due_ns``, at most ``timeout`` seconds; return whether it does."""
+    deadline = time.monotonic_ns() + int(timeout * 1e9)
+    while (now := time.monotonic_ns()) < due_ns:
+        if now >= deadline:
+            return False
+        time.sleep((min(due_ns, deadline) - now) / 1e9)
+    return True
+
+
+def _find(uri: str) -> Path | SceneConfig:
+    scheme, colon, rest = uri.partition(":")
+    if scheme == "scene":
+        return _scene_config(uri, rest)
+    if uri.startswith("/dev/video") or (colon and scheme.lower() in NOT_YET):
+        raise SourceError(f"{masked(uri)}: cameras of this kind are not supported yet; give {ACCEPTED}")
+    shown = masked(uri)[:200] if uri.isprintable() and uri else repr(uri)[:200]  # one line, whatever it is
+    path = Path(uri)
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise SourceError(f"{shown}: not a path ({(error.strerror or '').lower()}); give {ACCEPTED}") from None
+    if uri and there:
+        return path
+    if re.match(r"[a-z][a-z0-9+.-]+:", uri, re.IGNORECASE):
+        raise SourceError(f"{shown}: unknown kind of source {scheme!r}; give {ACCEPTED}")
+    raise SourceError(f"{shown}: no such file or folder; give {ACCEPTED}")
+
+
+def _scene_config(uri: str, rest: str) -> SceneConfig:
+    from pydantic import ValidationError
+
+    from stream.sources.scene import SceneConfig
+
+    fields = ", ".join(SceneConfig.model_fields)
+    try:
+        query = parse_qsl(rest.removeprefix("?"), keep_blank_values=True, strict_parsing=True) if rest else []
+    except ValueError:
+        query = [("", "")]
+    if (rest and not rest.startswith("?")) or not all(key for key, _ in query):
+        raise SourceError(f"{uri}: a scene is scene:?field=value&field=value; its fields are {fields}")
+    if len(dict(query)) < len(query):
+        raise SourceError(f"{uri}: a field is given twice")
+    try:
+        return SceneConfig.model_validate(dict(query))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise SourceError(f"{uri}: no field {field!r}; a scene's fields are {fields}") from None
+        raise SourceError(f"{uri}: {field}={first['input']}: {first['msg'].lower()}") from None
