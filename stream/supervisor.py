@@ -14,11 +14,11 @@ from multiprocessing.process import BaseProcess
 from engine.contract import find_model, read_model
 from stream import StreamError
 from stream.books import StreamBook
-from stream.config import Config
+from stream.config import Config, StreamConfig
 from stream.frame import Failed, Go, Hello, Message, Passed, Publish, Ready, Stop, receive, send
 from stream.messages import encode
 from stream.ring import FrameRing
-from stream.sources import check_source
+from stream.sources import check_source, masked
 from stream.workers import capture, infer, track, work
 
 SLOTS = 8  # a stream's: one being captured, one waiting, one in the engine, one being tracked, and as many to spare
@@ -73,7 +73,7 @@ def _wire(streams: int) -> _Wiring:
 def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[WorkerSpec]:
     """Return every process of a run: one a camera, one a device, one tracker."""
     names = tuple(stream.name for stream in config.streams)
-    lossless = not any(stream.live or stream.source.startswith("scene:") for stream in config.streams)
+    lossless = not any(_may_drop(stream) for stream in config.streams)
     to_capture = tuple(sender for _, sender in wiring.returns)
     captures = [
         WorkerSpec(
@@ -110,6 +110,10 @@ def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[Wor
     ]
 
 
+def _may_drop(stream: StreamConfig) -> bool:
+    return stream.source.startswith("scene:") if stream.live is None else stream.live
+
+
 class Supervisor:
     """Runs the pipeline that a configuration describes, once.
 
@@ -126,7 +130,7 @@ class Supervisor:
         for stream in config.streams:
             check_source(stream.source)
         _, model = read_model(find_model(config.model))
-        self.books = [StreamBook(stream.name, stream.source) for stream in config.streams]
+        self.books = [StreamBook(stream.name, masked(stream.source)) for stream in config.streams]
         self._wiring = _wire(len(config.streams))
         self._table = process_table(config, self._wiring, model.threshold)
         self._processes: dict[str, BaseProcess] = {}
