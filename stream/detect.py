@@ -26,6 +26,10 @@ RING_MIN = 8  # samples, fewer say nothing of the surround's spread
 QUANTISATION = 12**-0.5  # grey levels: the spread that rounding alone gives a surround
 SCR_HALF = 2.0  # the signal-to-clutter ratio that halves a score
 
+FORGET = 0.98  # a frame
+SETTLING_FRAMES = 10.0  # counted as free of false alarms before the first
+SCORE_BINS = 256
+
 KERNEL = np.ones((3, 3), np.uint8)
 
 Floats = NDArray[np.float64]
@@ -47,8 +51,8 @@ class DetectConfig(BaseModel):
         split_depth: how far below the lower of two peaks the map must fall between them for a cut,
             as a share of that peak.
         max_detections: of a frame; the strongest are kept and the others counted.
-        false_alarms: adapt the least score that a detection needs, a stream at a time, so that this
-            many false detections a frame remain (CFAR); None leaves the thresholds as they are.
+        false_alarms: a frame, at most; a stream that has more needs better scores (``FalseAlarms``).
+            None leaves it at the two thresholds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -167,6 +171,43 @@ def detect(targets: Bytes, frame: Pixels, config: DetectConfig, threshold: float
     scr = np.nan_to_num(np.abs(signal[good] - mean) / np.maximum(spread, QUANTISATION))
     score = mass[good] / (255 * area) * (scr / (scr + SCR_HALF))
     return Detections(x, y, area, peak[good] / 255, score, scr, width, height, left_out + more)
+
+
+class FalseAlarms:
+    """Holds the false-alarm rate of one stream (CFAR): learns its false scores, asks for better ones.
+
+    What no track claims counts as false, over the last 50 frames or so. A target whose score lies
+    among them is lost with them: a rate below the targets' own births blinds more than it helps.
+
+    Attributes:
+        threshold: the score that a detection must reach, in [0, 1].
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.threshold = 0.0
+        self._rate = rate
+        self._counts = np.zeros(SCORE_BINS)
+        self._frames = SETTLING_FRAMES
+        self._bins: Ints = np.empty(0, np.intp)
+        self._kept: NDArray[np.bool_] = np.empty(0, np.bool_)
+
+    def keep(self, detections: Detections) -> Detections:
+        """Return the detections of a frame that reach the threshold."""
+        self._bins = (detections.score * (SCORE_BINS - 1)).astype(np.intp)
+        self._kept = self._bins >= round(self.threshold * (SCORE_BINS - 1))
+        return detections if self._kept.all() else detections.take(self._kept)
+
+    def learn(self, claimed: NDArray[np.bool_]) -> None:
+        """Learn from the frame last given: ``claimed``, of those kept, belong to tracks."""
+        false = np.ones(len(self._bins), np.bool_)
+        false[self._kept] = ~claimed
+        self._counts *= FORGET
+        self._counts += np.bincount(self._bins[false], minlength=SCORE_BINS)
+        self._frames = FORGET * self._frames + 1
+        above = np.cumsum(self._counts[::-1])[::-1]
+        # The last bin's upper edge is no way out: a flood of perfect scores must leave a score to reach.
+        level = int(np.count_nonzero(above > self._rate * self._frames))
+        self.threshold = min(level, SCORE_BINS - 1) / (SCORE_BINS - 1)
 
 
 def _label(targets: Bytes, lit: NDArray[np.bool_], at: Ints, high_level: int, config: DetectConfig) -> tuple[Ints, int]:

@@ -19,7 +19,7 @@ from scipy.special import expit
 
 from stream.associate import Pairs, assign, gated_pairs
 from stream.detect import Detections
-from stream.kalman import STATE, correct, covariances, predict
+from stream.kalman import PP, STATE_ROWS, VV, VX, VY, X, Y, correct, covariances, predict
 
 HISTORY = 32  # frames whose hits a track remembers
 MATURE = 2.2  # log-odds of existence from which a track's hits and misses tell the detection probability
@@ -37,16 +37,12 @@ EAGER = 100.0  # more than any pair's log-likelihood falls short of a miss
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 Flags = NDArray[np.bool_]
-Table = NDArray[np.void]
 
-TRACK = np.dtype(
-    [
-        *STATE,
-        *((name, np.float64) for name in ("odds", "surprise", "area", "peak", "scr")),
-        *((name, np.int64) for name in ("id", "hits", "age", "recent", "seen_ns")),
-        ("confirmed", np.bool_),
-    ]
+# The rows of the table of tracks that follow the filters' own.
+ODDS, SURPRISE, AREA, PEAK, SCR, ID, HITS, AGE, RECENT, RECENT_HITS, UNSEEN, CONFIRMED = range(
+    STATE_ROWS, STATE_ROWS + 12
 )
+ROWS = CONFIRMED + 1
 
 
 class TrackConfig(BaseModel):
@@ -122,7 +118,7 @@ class Tracker:
 
     Attributes:
         late: frames left out because their time was not after the one before.
-        claimed: bool ``[n]``, which of the last detections belong to confirmed tracks.
+        claimed: bool ``[n]``, which of the last frame's detections belong to tracks that were there before.
     """
 
     def __init__(self, config: TrackConfig) -> None:
@@ -131,7 +127,7 @@ class Tracker:
         self._config = config
         self._confirm_odds = _log_odds(config.confirm_probability)
         self._report_odds = _log_odds(config.report_probability)
-        self._tracks: Table = np.zeros(0, TRACK)
+        self._tracks: Floats = np.zeros((ROWS, 0))
         self._time_ns: int | None = None
         self._next_id = 1
         self._false, self._frames = config.clutter * PRIOR_FRAMES, PRIOR_FRAMES
@@ -164,7 +160,7 @@ class Tracker:
         """
         step = 0.0 if self._time_ns is None else (time_ns - self._time_ns) / 1e9
         if abs(step) > self._config.memory:
-            self._tracks = self._tracks[:0]
+            self._tracks = self._tracks[:, :0]
             step = 0.0
         elif step <= 0 and self._time_ns is not None:
             self.late += 1
@@ -180,36 +176,37 @@ class Tracker:
 
     def _predict(self, step: float, motion: tuple[float, float]) -> None:
         tracks, config = self._tracks, self._config
-        if not len(tracks):
+        if not tracks.shape[1]:
             return
-        tracks["x"] += motion[0]
-        tracks["y"] += motion[1]
-        turning = np.minimum(np.maximum(tracks["surprise"] - 1, 0), 1)
+        tracks[X] += motion[0]
+        tracks[Y] += motion[1]
+        tracks[UNSEEN] += step
+        turning = np.minimum(np.maximum(tracks[SURPRISE] - 1, 0), 1)
         predict(tracks, step, (config.calm * (config.manoeuvre / config.calm) ** turning) ** 2)
-        real = np.exp(-step / config.life) * expit(tracks["odds"])
-        tracks["odds"] = np.log(real / (1 - real))
+        real = np.exp(-step / config.life) * expit(tracks[ODDS])
+        tracks[ODDS] = np.log(real / (1 - real))
 
     def _associate(self, detections: Detections) -> _Matches:
         tracks, config, found = self._tracks, self._config, self.detection_probability
-        matches = _Matches(len(tracks), len(detections), math.log(1 - found))
-        if not len(tracks) or not len(detections):
+        matches = _Matches(tracks.shape[1], len(detections), math.log(1 - found))
+        if not tracks.shape[1] or not len(detections):
             return matches
-        spread = tracks["pp"] + config.noise**2
+        spread = tracks[PP] + config.noise**2
         pairs = gated_pairs(
-            np.stack([tracks["x"], tracks["y"]]), spread, np.stack([detections.x, detections.y]), config.gate
+            np.stack([tracks[X], tracks[Y]]), spread, np.stack([detections.x, detections.y]), config.gate
         )
         density = self.clutter / (detections.width * detections.height)
         gain = math.log(found / (2 * math.pi * density)) - np.log(spread)[pairs.track] - pairs.distance / 2
         # Probably real tracks choose first, by how much likelier the pair is than a miss and a false
         # alarm; what they leave goes to those that are still to be proved, which take what they can get.
-        odds = tracks["odds"]
+        odds = tracks[ODDS]
         real = expit(odds)
         worth = gain + np.log(real / (1 - found * real))[pairs.track]
         strong = (odds >= 0)[pairs.track]
         matches.add(pairs, assign(pairs.track, pairs.detection, np.where(strong, worth, 0.0)), gain)
         weak = ~strong & matches.free[pairs.detection]
         if weak.any():
-            worth += np.where(tracks["confirmed"], 0.0, EAGER)[pairs.track]
+            worth += np.where(tracks[CONFIRMED] > 0, 0.0, EAGER)[pairs.track]
             matches.add(pairs, assign(pairs.track, pairs.detection, np.where(weak, worth, 0.0)), gain)
         return matches
 
@@ -217,71 +214,72 @@ class Tracker:
         tracks, config = self._tracks, self._config
         hit = matches.held >= 0
         own = matches.held[hit]
-        mature = tracks["odds"] >= MATURE
-        tracks["odds"] = np.minimum(tracks["odds"] + matches.gain, LARGEST_ODDS)
-        false = len(detections) - float(expit(tracks["odds"][hit]).sum())
+        mature = tracks[ODDS] >= MATURE
+        tracks[ODDS] = np.minimum(tracks[ODDS] + matches.gain, LARGEST_ODDS)
+        false = len(detections) - float(expit(tracks[ODDS][hit]).sum())
         self._false, self._frames = FORGET * self._false + false, FORGET * self._frames + 1
         self._found = FORGET * self._found + np.count_nonzero(mature & hit)
         self._chances = FORGET * self._chances + np.count_nonzero(mature)
 
-        seen = correct(tracks[hit], detections.x[own], detections.y[own], config.noise**2)
-        seen["area"], seen["peak"], seen["scr"] = detections.area[own], detections.peak[own], detections.scr[own]
-        seen["surprise"] += SURPRISED * (matches.distance[hit] / 2 - seen["surprise"])
-        seen["hits"] += 1
-        seen["seen_ns"] = self._time_ns
-        tracks[hit] = seen
-        tracks["age"] += 1
-        tracks["recent"] = (tracks["recent"] << 1 | hit) & ((1 << config.confirm_frames) - 1)
-        tracks["confirmed"] |= (np.bitwise_count(tracks["recent"]) >= config.confirm_hits) & (
-            tracks["odds"] >= self._confirm_odds
-        )
+        seen = correct(tracks[:, hit], detections.x[own], detections.y[own], config.noise**2)
+        seen[AREA], seen[PEAK], seen[SCR] = detections.area[own], detections.peak[own], detections.scr[own]
+        seen[SURPRISE] += SURPRISED * (matches.distance[hit] / 2 - seen[SURPRISE])
+        seen[HITS] += 1
+        seen[UNSEEN] = 0
+        tracks[:, hit] = seen
+        tracks[AGE] += 1
+        recent = (tracks[RECENT].astype(np.int64) << 1 | hit) & ((1 << config.confirm_frames) - 1)
+        tracks[RECENT] = recent
+        tracks[RECENT_HITS] = np.bitwise_count(recent)
+        proved = (tracks[RECENT_HITS] >= config.confirm_hits) & (tracks[ODDS] >= self._confirm_odds)
+        tracks[CONFIRMED] = np.maximum(tracks[CONFIRMED], proved)
 
     def _drop(self, detections: Detections, matches: _Matches) -> None:
         """Drop tracks that cannot be confirmed any more, that are long gone, or that have left the frame."""
         tracks, config = self._tracks, self._config
-        misses = np.minimum(tracks["age"], config.confirm_frames) - np.bitwise_count(tracks["recent"])
+        misses = np.minimum(tracks[AGE], config.confirm_frames) - tracks[RECENT_HITS]
         gone = np.where(
-            tracks["confirmed"],
-            self._time_ns - tracks["seen_ns"] > config.memory * 1e9,
+            tracks[CONFIRMED] > 0,
+            tracks[UNSEEN] > config.memory,
             misses > config.confirm_frames - config.confirm_hits,
         )
-        x, y, hit = tracks["x"], tracks["y"], matches.held >= 0
+        x, y, hit = tracks[X], tracks[Y], matches.held >= 0
         outside = (x < -0.5) | (y < -0.5) | (x > detections.width - 0.5) | (y > detections.height - 0.5)
         self.claimed = np.zeros(len(detections), np.bool_)
-        self.claimed[matches.held[hit & tracks["confirmed"]]] = True
-        self._tracks = tracks[~(gone | (outside & ~hit))]
+        self.claimed[matches.held[hit]] = True
+        self._tracks = tracks[:, ~(gone | (outside & ~hit))]
 
     def _start(self, detections: Detections, matches: _Matches, step: float) -> None:
         config, free = self._config, matches.free
-        born = np.zeros(np.count_nonzero(free), TRACK)
-        if len(born):
-            born["x"], born["y"], born["area"] = detections.x[free], detections.y[free], detections.area[free]
-            born["peak"], born["scr"] = detections.peak[free], detections.scr[free]
-            born["pp"] = config.noise**2
-            born["vv"] = config.speed**2
-            born["surprise"] = UNPROVED
-            born["odds"] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
-            born["id"] = np.arange(self._next_id, self._next_id + len(born))
-            born["hits"] = born["age"] = born["recent"] = 1
-            born["seen_ns"] = self._time_ns
-            born["confirmed"] = (config.confirm_hits == 1) & (born["odds"] >= self._confirm_odds)
-            self._next_id += len(born)
-            self._tracks = np.concatenate([self._tracks, born])
-        if len(self._tracks) > config.max_tracks:
-            rank = np.lexsort((self._tracks["id"], -self._tracks["odds"], ~self._tracks["confirmed"]))
-            self._tracks = self._tracks[np.sort(rank[: config.max_tracks])]
+        born = np.zeros((ROWS, np.count_nonzero(free)))
+        if born.shape[1]:
+            born[X], born[Y], born[AREA] = detections.x[free], detections.y[free], detections.area[free]
+            born[PEAK], born[SCR] = detections.peak[free], detections.scr[free]
+            born[PP] = config.noise**2
+            born[VV] = config.speed**2
+            born[SURPRISE] = UNPROVED
+            born[ODDS] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
+            born[ID] = np.arange(self._next_id, self._next_id + born.shape[1])
+            born[[HITS, AGE, RECENT, RECENT_HITS]] = 1
+            born[CONFIRMED] = (config.confirm_hits == 1) & (born[ODDS] >= self._confirm_odds)
+            self._next_id += born.shape[1]
+            self._tracks = np.concatenate([self._tracks, born], axis=1)
+        if self._tracks.shape[1] > config.max_tracks:
+            rank = np.lexsort((self._tracks[ID], -self._tracks[ODDS], -self._tracks[CONFIRMED]))
+            self._tracks = self._tracks[:, np.sort(rank[: config.max_tracks])]
 
     def _report(self) -> list[Track]:
         tracks = self._tracks
-        tracks = tracks[~tracks["confirmed"] | (tracks["odds"] >= self._report_odds)]
-        state = (tracks["confirmed"] * (1 + (tracks["recent"] & 1))).tolist()
-        cov = covariances(tracks).reshape(len(tracks), 16)
-        kinematics = (tracks["x"], tracks["y"], tracks["vx"], tracks["vy"], cov)
-        looks = (tracks[name] for name in ("odds", "area", "peak", "scr", "hits", "age"))
+        tracks = tracks[:, (tracks[CONFIRMED] == 0) | (tracks[ODDS] >= self._report_odds)]
+        state = tracks[CONFIRMED] * (1 + (tracks[UNSEEN] == 0))
+        whole = [row.astype(np.int64).tolist() for row in (tracks[ID], state, tracks[HITS], tracks[AGE])]
+        kinematics = tracks[[X, Y, VX, VY]].tolist()
+        cov = covariances(tracks).reshape(-1, 16).tolist()
+        looks = tracks[[ODDS, AREA, PEAK, SCR]].tolist()
         return [
-            Track(key, STATES[number], *rest)
-            for key, number, *rest in zip(
-                tracks["id"].tolist(), state, *(column.tolist() for column in (*kinematics, *looks)), strict=True
+            Track(key, STATES[number], x, y, vx, vy, cov, score, area, peak, scr, hits, age)
+            for key, number, hits, age, x, y, vx, vy, cov, score, area, peak, scr in zip(
+                *whole, *kinematics, cov, *looks, strict=True
             )
         ]
 
