@@ -70,9 +70,9 @@ class Tally:
         unmatched = set(range(1, answers))
         for truth in range(1, truths):
             distances = np.hypot(*(centres - truth_centres[truth]).T)
-            near = [answer for answer in np.flatnonzero(distances < MATCH_PX).tolist() if answer in unmatched]
+            near = unmatched.intersection(np.flatnonzero(distances < MATCH_PX).tolist())
             if near:
-                unmatched.remove(min(near, key=lambda answer: float(distances[answer])))
+                unmatched.remove(min(near))  # the first from above, as published, not the nearest
                 self.found_by_centroid += 1
         self.unmatched_components += len(unmatched)
         self.unmatched_area += sum(int(stats[a, cv2.CC_STAT_AREA]) for a in unmatched)

@@ -17,6 +17,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Side = Annotated[int, Field(ge=8)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -59,9 +60,7 @@ class Recipe(_Strict):
     data: Annotated[list[DataRecipe], Field(min_length=1)]
     steps: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=1)] = 8
-    sizes: Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=1)] = [
-        256
-    ]  # one drawn a step; the batch keeps its pixels
+    sizes: Annotated[list[Side], Field(min_length=1)] = [256]  # one drawn a step; the batch keeps its pixels
     target_share: Share = 0.0
     augment: AugmentRecipe = AugmentRecipe()
     rate: Annotated[float, Field(gt=0)] = 1e-4

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -129,8 +129,8 @@ class Run:
         """Drop the log's rows that a killed run wrote after its last checkpoint: they will come again."""
         log = self.folder / "log.csv"
         if log.exists():
-            header, *rows = log.read_text().splitlines(keepends=True)
-            log.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) <= self.step)]))
+            rows = log.read_text().splitlines(keepends=True)
+            log.write_text("".join([*rows[:1], *(row for row in rows[1:] if int(row.split(",")[0]) <= self.step)]))
 
     def save(self) -> None:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
@@ -206,10 +206,8 @@ def train(recipe: Recipe, data: Path, folder: Path, minutes: float | None) -> Ru
     """Train until the recipe is done or the time is up; call again to go on."""
     samples, held_out = split_samples(recipe, data)
     run = Run(recipe, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    say = TextColumn("{task.fields[say]}")
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), say
-    ) as progress:
+    name, say = TextColumn("{task.description}"), TextColumn("{task.fields[say]}")
+    with Progress(name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), say) as progress:
         bar = progress.add_task(recipe.name, total=recipe.steps, completed=run.step, say="")
         losses: list[float] = []
         for _ in _steps(run, minutes):
