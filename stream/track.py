@@ -28,6 +28,7 @@ PRIOR_FRAMES = 5.0  # what the first guess of the clutter counts for
 PRIOR_CHANCES = 50.0  # what the first guess of the detection probability counts for
 LEAST_CLUTTER = 0.02  # false detections a frame: a quiet stream does not make every detection a target
 LARGEST_ODDS = 12.0
+HIDDEN = -3.0  # log-odds that a target out of sight is still there: misses come in runs, so that many tell no more
 SURPRISED = 0.15  # a detection: what the last one counts for in how well a track's course fits
 STATES = ("tentative", "coasting", "confirmed")
 FIRST_STEP = 1e-3  # seconds, for births before the first interval is known
@@ -91,6 +92,8 @@ class TrackConfig(BaseModel):
             raise ValueError(
                 f"confirm_hits ({self.confirm_hits}) must be at most confirm_frames ({self.confirm_frames})"
             )
+        if self.calm > self.manoeuvre:
+            raise ValueError(f"calm ({self.calm}) must be at most manoeuvre ({self.manoeuvre})")
         return self
 
 
@@ -215,7 +218,8 @@ class Tracker:
         hit = matches.held >= 0
         own = matches.held[hit]
         mature = tracks[ODDS] >= MATURE
-        tracks[ODDS] = np.minimum(tracks[ODDS] + matches.gain, LARGEST_ODDS)
+        least = np.where(tracks[CONFIRMED] > 0, HIDDEN, -np.inf)
+        tracks[ODDS] = np.minimum(np.maximum(tracks[ODDS] + matches.gain, least), LARGEST_ODDS)
         false = len(detections) - float(expit(tracks[ODDS][hit]).sum())
         self._false, self._frames = FORGET * self._false + false, FORGET * self._frames + 1
         self._found = FORGET * self._found + np.count_nonzero(mature & hit)

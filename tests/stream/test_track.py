@@ -1,0 +1,375 @@
+"""The tracker: what a track goes through, what it costs, and that no input breaks it."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stream.associate import assign, gated_pairs
+from stream.detect import Detections
+from stream.score_tracks import Points, score_tracks
+from stream.synthetic import SCENARIOS, Scenario, Sequence, detections_at, make_sequence
+from stream.track import ID, Track, TrackConfig, Tracker
+
+FRAME_NS = 33_333_333
+WIDTH, HEIGHT = 256, 256
+
+
+def seen(*points: tuple[float, float]) -> Detections:
+    return detections_at(np.array(points, np.float64).reshape(-1, 2), WIDTH, HEIGHT)
+
+
+def run(frames: list[list[tuple[float, float]]], config: TrackConfig | None = None) -> list[list[Track]]:
+    tracker = Tracker(config or TrackConfig())
+    return [tracker.update(seen(*points), (k + 1) * FRAME_NS) for k, points in enumerate(frames)]
+
+
+def course(frames: int, speed: float = 2.0, start: float = 50.0) -> list[list[tuple[float, float]]]:
+    return [[(start + speed * k, 100.0)] for k in range(frames)]
+
+
+T, C, K = "tentative", "confirmed", "coasting"
+
+
+@pytest.mark.parametrize(
+    ("frames", "states"),
+    [
+        # A target in every frame is tentative twice and confirmed with its third detection.
+        (course(5), [T, T, C, C, C]),
+        # A single false point starts a tentative track that is gone after three frames without it.
+        ([[(9.0, 9.0)], [], [], [], []], [T, T, T, None, None]),
+        # A miss makes a confirmed track coast, the next detection confirms it again.
+        ([*course(6), [], [(64.0, 100.0)]], [T, T, C, C, C, C, K, C]),
+        # Three detections do, with a frame between them in which there was none.
+        ([[(50.0, 100.0)], [(52.0, 100.0)], [], [(56.0, 100.0)]], [T, T, T, C]),
+        # A track that leaves the frame is gone with the first miss outside.
+        ([*[[(240.0 + 3 * k, 100.0)] for k in range(6)], []], [T, T, C, C, C, C, None]),
+        # Nothing there, nothing reported.
+        ([[], [], []], [None, None, None]),
+    ],
+)
+def test_states(frames: list[list[tuple[float, float]]], states: list[str | None]) -> None:
+    got = [tracks[0].state if tracks else None for tracks in run(frames)]
+    assert got == states
+
+
+def test_a_straight_course_is_measured_in_pixels_per_second() -> None:
+    track = run(course(40))[-1][0]
+    assert (track.id, track.hits, track.age) == (1, 40, 40)
+    assert track.x == pytest.approx(128, abs=0.2)
+    assert track.vx == pytest.approx(2 / FRAME_NS * 1e9, rel=0.02)
+    assert track.vy == pytest.approx(0, abs=0.5)
+
+
+def test_velocity_does_not_depend_on_when_frames_come() -> None:
+    """Half the frames lost and the rest at uneven times: the same speed."""
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.02, 0.1, 40))
+    tracker = Tracker(TrackConfig())
+    for t in times:
+        tracks = tracker.update(seen((50 + 40 * t, 100)), int(t * 1e9))
+    assert tracks[0].vx == pytest.approx(40, rel=0.05)
+
+
+def test_a_track_comes_back_under_its_id() -> None:
+    """Eight frames unseen: not reported in the end, kept, and the same track when the target shows again."""
+    tracks = run([*course(60, 1.0), *[[]] * 8, *course(70, 1.0)[68:]])
+    assert tracks[67] == []
+    assert [track.id for track in tracks[-1]] == [1]
+    assert tracks[-1][0].state == "confirmed"
+
+
+def test_crossing_targets_keep_their_ids() -> None:
+    """Two courses that cross at right angles, a pixel apart where they meet."""
+    frames = [[(40 + 2.0 * k, 80.0), (81.0, 40 + 2.0 * k)] for k in range(40)]
+    ids = {track.id: (track.vx > 30, track.vy > 30) for track in run(frames)[-1]}
+    assert ids == {1: (True, False), 2: (False, True)}
+
+
+def test_a_late_frame_changes_nothing() -> None:
+    tracker = Tracker(TrackConfig())
+    for k in range(5):
+        before = tracker.update(seen((50 + k, 100)), (k + 1) * FRAME_NS)
+    assert tracker.update(seen((200, 200)), 5 * FRAME_NS) == before
+    assert tracker.update(seen((200, 200)), 2 * FRAME_NS) == before
+    assert tracker.late == 2
+    assert tracker.update(seen((55, 100)), 6 * FRAME_NS)[0].hits == 6
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_starts_anew(jump_s: float) -> None:
+    """An hour back or on: no old track survives, and no id is given twice."""
+    tracker = Tracker(TrackConfig())
+    base = 10**13
+    for k in range(5):
+        tracker.update(seen((50 + k, 100)), base + k * FRAME_NS)
+    tracks = tracker.update(seen((55, 100)), base + int(jump_s * 1e9))
+    assert [(track.id, track.state) for track in tracks] == [(2, "tentative")]
+
+
+def test_the_weakest_leave_first() -> None:
+    """A flood of false points takes no confirmed track's place."""
+    tracker = Tracker(TrackConfig(max_tracks=10))
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        flood = rng.uniform(0, 255, (100, 2)) if k >= 8 else np.empty((0, 2))
+        points = np.concatenate([[[50.0 + k, 100.0]], flood])
+        tracks = tracker.update(detections_at(points, WIDTH, HEIGHT), (k + 1) * FRAME_NS)
+        assert len(tracks) <= 10
+    assert (tracks[0].id, tracks[0].state) == (1, "confirmed")
+
+
+def test_scene_motion_is_taken_out() -> None:
+    """A camera that jumps by 20 px loses a slow target; told of the jump, the tracker keeps it."""
+    frames = [(50.0, 100.0)] * 20 + [(70.0, 100.0)] * 5
+    told, untold = Tracker(TrackConfig()), Tracker(TrackConfig())
+    for k, point in enumerate(frames):
+        motion = (20.0, 0.0) if k == 20 else (0.0, 0.0)
+        with_motion = told.update(seen(point), (k + 1) * FRAME_NS, motion)
+        without = untold.update(seen(point), (k + 1) * FRAME_NS)
+    assert [track.id for track in with_motion] == [1]
+    assert 2 in [track.id for track in without]
+
+
+def test_streams_share_nothing() -> None:
+    """Two streams fed in turn give what each gives alone."""
+    scenes = [make_sequence(Scenario(frames=60), seed) for seed in (1, 2)]
+    alone = [_run(scene)[1] for scene in scenes]
+    trackers = [Tracker(TrackConfig()) for _ in scenes]
+    for k in range(60):
+        for tracker, scene, tracks in zip(trackers, scenes, alone, strict=True):
+            assert tracker.update(scene.detections[k], scene.times_ns[k]) == tracks[k]
+
+
+def test_clutter_and_detection_probability_are_learnt() -> None:
+    """Told 3 and 0.9 at first, the tracker finds out about 20 and 0.7."""
+    scene = make_sequence(Scenario(pd=0.7, clutter=20.0, life=(200, 300), speed=(0.3, 1.0)), 3)
+    tracker = _run(scene)[0]
+    assert tracker.clutter == pytest.approx(20, rel=0.15)
+    assert tracker.detection_probability == pytest.approx(0.7, abs=0.06)
+
+
+def test_covariance_is_honest() -> None:
+    """Errors of position, scaled by the reported covariance, are chi-squared: their mean square is about 1."""
+    scene = make_sequence(Scenario(life=(200, 300), speed=(0.3, 1.0), clutter=0.5), 4)
+    _, frames = _run(scene)
+    scaled = []
+    for tracks, truth in zip(frames, scene.truth, strict=True):
+        for track in tracks:
+            error = truth.xy - (track.x, track.y)
+            near = int((error**2).sum(1).argmin())
+            if track.state == "confirmed" and track.hits > 10 and (error[near] ** 2).sum() < 16:
+                scaled.append((error[near] ** 2).sum() / (2 * track.cov[0]))
+    assert 0.5 < np.mean(scaled) < 1.5
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_plain_scenes(seed: int) -> None:
+    """Each of the ten scenes is well tracked by itself; their means are in ``stream.track_bench``."""
+    scene = make_sequence(SCENARIOS[0], seed)
+    scores = score_tracks(scene.truth, [_points(tracks) for tracks in _run(scene)[1]])
+    assert scores.mota > 0.90
+    assert scores.idf1 > 0.90
+
+
+def test_mean_of_plain_scenes() -> None:
+    """The figures that were asked for, over seeds 0 to 9."""
+    scores = []
+    for seed in range(10):
+        scene = make_sequence(SCENARIOS[0], seed)
+        scores.append(score_tracks(scene.truth, [_points(tracks) for tracks in _run(scene)[1]]))
+    assert np.mean([score.mota for score in scores]) >= 0.93
+    assert np.mean([score.idf1 for score in scores]) >= 0.95
+
+
+def test_cost_of_a_frame() -> None:
+    """A budget with room for a slow and busy machine: 0.2 ms is the aim for eight targets, 3 ms for the crowd."""
+    for scenario, budget_ms in ((SCENARIOS[0], 0.6), (Scenario(**{**SCENARIOS[-1].__dict__, "frames": 30}), 9.0)):
+        scene = make_sequence(scenario, 0)
+        costs = []
+        for _ in range(3):
+            begin = time.thread_time()
+            _run(scene)
+            costs.append((time.thread_time() - begin) / len(scene.times_ns) * 1e3)
+        assert min(costs) < budget_ms
+
+
+coordinates = st.floats(-1e4, 1e4)
+frames_strategy = st.lists(
+    st.tuples(
+        st.lists(st.tuples(coordinates, coordinates), max_size=12),
+        st.one_of(st.integers(-(10**9), 3 * 10**9), st.sampled_from([0, 1, FRAME_NS, -(2**62), 2**62])),
+    ),
+    max_size=25,
+)
+configs = st.builds(
+    TrackConfig,
+    noise=st.floats(0.01, 100),
+    calm=st.just(0.01),
+    manoeuvre=st.floats(0.01, 1e5),
+    speed=st.floats(0.01, 1e5),
+    confirm_hits=st.integers(1, 3),
+    confirm_frames=st.integers(3, 32),
+    life=st.floats(0.01, 1e6),
+    memory=st.floats(0.01, 600),
+    max_tracks=st.integers(1, 30),
+    clutter=st.floats(1e-6, 1e4),
+    births=st.floats(1e-6, 1000),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(frames=frames_strategy, config=configs)
+def test_no_input_breaks_it(frames: list[tuple[list[tuple[float, float]], int]], config: TrackConfig) -> None:
+    """No detections, times and gaps give NaN, a covariance that is not positive definite, an id twice or too much."""
+    tracker, now, ever, gone = Tracker(config), 0, set[int](), set[int]()
+    for points, step in frames:
+        now += step
+        tracks = tracker.update(seen(*points), now, (0.5, -0.5))
+        ids = [track.id for track in tracks]
+        assert len(ids) == len(set(ids)) <= config.max_tracks
+        assert len(tracker._tracks[0]) <= config.max_tracks
+        assert not gone & {int(key) for key in tracker._tracks[ID]}
+        ever |= set(ids)
+        gone |= ever - {int(key) for key in tracker._tracks[ID]}
+        for track in tracks:
+            cov = np.array(track.cov).reshape(4, 4)
+            numbers = (track.x, track.y, track.vx, track.vy, track.score, *track.cov)
+            assert all(map(math.isfinite, numbers))
+            assert (cov == cov.T).all()
+            scale = np.sqrt(np.diag(cov))
+            assert np.linalg.eigvalsh(cov / np.outer(scale, scale))[0] > 0
+            assert 1 <= track.hits <= track.age
+        assert len(tracker.claimed) == len(points)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 12), st.integers(0, 12))
+def test_assignment_is_the_best(seed: int, tracks: int, detections: int) -> None:
+    """Taking uncontested pairs without a search loses nothing against the search over all."""
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(seed)
+    table = np.where(rng.random((tracks, detections)) < 0.3, rng.normal(1, 2, (tracks, detections)), 0.0)
+    rows, columns = np.nonzero(table)
+    gain = table[rows, columns]
+    chosen = assign(rows, columns, gain)
+    assert len(set(rows[chosen])) == len(set(columns[chosen])) == len(chosen)
+    best = np.maximum(table, 0)
+    assert gain[chosen].sum() == pytest.approx(best[linear_sum_assignment(best, maximize=True)].sum())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 20), st.integers(0, 20))
+def test_gate_finds_what_all_pairs_find(seed: int, tracks: int, detections: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres, points = rng.uniform(0, 30, (2, tracks)), rng.uniform(0, 30, (2, detections))
+    variance = rng.uniform(0.1, 10, tracks)
+    pairs = gated_pairs(centres, variance, points, 3.0)
+    distance = ((centres[:, :, None] - points[:, None, :]) ** 2).sum(0) / variance[:, None]
+    assert set(zip(pairs.track.tolist(), pairs.detection.tolist(), strict=True)) == set(
+        zip(*(index.tolist() for index in np.nonzero(distance <= 9.0)), strict=True)
+    )
+    assert pairs.distance == pytest.approx(distance[pairs.track, pairs.detection])
+
+
+@pytest.mark.parametrize(
+    ("settings_", "said"),
+    [({"confirm_hits": 6}, "confirm_frames"), ({"calm": 200}, "manoeuvre"), ({"nosie": 1}, "nosie")],
+)
+def test_bad_settings_are_named(settings_: dict[str, float], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TrackConfig(**settings_)
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "expected"),
+    [
+        # Perfect tracks score 1 everywhere.
+        ([{1: 0, 2: 50}] * 3, [{7: 0, 8: 50}] * 3, {"mota": 1.0, "idf1": 1.0, "hota": 1.0, "switches": 0}),
+        # No tracks: everything is missed.
+        ([{1: 0}] * 4, [{}] * 4, {"mota": 0.0, "idf1": 0.0, "missed": 4, "false": 0}),
+        # Tracks of nothing: everything is false.
+        ([{}] * 4, [{7: 0}] * 4, {"missed": 0, "false": 4, "idf1": 0.0}),
+        # One switch in four frames: MOTA loses a frame's worth, IDF1 half.
+        ([{1: 0}] * 4, [{7: 0}] * 2 + [{8: 0}] * 2, {"mota": 0.75, "idf1": 0.5, "switches": 1}),
+        # Four pixels off is still right, a little more is not.
+        ([{1: 0}], [{7: 4}], {"mota": 1.0, "missed": 0}),
+        ([{1: 0}], [{7: 4.01}], {"mota": -1.0, "missed": 1, "false": 1}),
+        # A track that is nearer does not take a target from the track that has it.
+        ([{1: 0}] * 2, [{7: 0}, {7: 3, 8: 1}], {"switches": 0, "false": 1, "mota": 0.5}),
+        # Lost and found again under the same id: a fragment, no switch.
+        ([{1: 0, 2: 50}] * 3, [{7: 0, 8: 50}, {8: 50}, {7: 0, 8: 50}], {"switches": 0, "fragments": 1, "missed": 1}),
+    ],
+)
+def test_scores(truth: list[dict[int, float]], found: list[dict[int, float]], expected: dict[str, float]) -> None:
+    scores = score_tracks([_line(frame) for frame in truth], [_line(frame) for frame in found])
+    for key, value in expected.items():
+        assert getattr(scores, key) == pytest.approx(value), key
+
+
+def test_scores_agree_with_trackeval() -> None:
+    """Scenes of all kinds, tracked and scored by both."""
+    pytest.importorskip("trackeval", reason="TrackEval is not installed (the compare extra)")
+    from trackeval.metrics import CLEAR, HOTA, Identity
+
+    for scenario in SCENARIOS[:7]:
+        scene = make_sequence(scenario, 5)
+        found = [_points(tracks) for tracks in _run(scene)[1]]
+        data = _trackeval_data(scene.truth, found)
+        scores = score_tracks(scene.truth, found)
+        clear = CLEAR({"PRINT_CONFIG": False}).eval_sequence(data)
+        identity = Identity({"PRINT_CONFIG": False}).eval_sequence(data)
+        hota = HOTA().eval_sequence(data)
+        assert scores.mota == pytest.approx(clear["MOTA"])
+        assert (scores.missed, scores.false) == (clear["CLR_FN"], clear["CLR_FP"])
+        assert (scores.switches, scores.fragments) == (clear["IDSW"], clear["Frag"])
+        assert scores.idf1 == pytest.approx(identity["IDF1"])
+        assert scores.hota == pytest.approx(hota["HOTA"].mean())
+        assert scores.deta == pytest.approx(hota["DetA"].mean())
+        assert scores.assa == pytest.approx(hota["AssA"].mean())
+
+
+def _trackeval_data(truth: list[Points], found: list[Points]) -> dict[str, object]:
+    def from_0(frames: list[Points]) -> tuple[list[np.ndarray], int]:
+        keys = sorted({int(key) for frame in frames for key in frame.ids})
+        return [np.array([keys.index(int(key)) for key in frame.ids], int) for frame in frames], len(keys)
+
+    truth_ids, truths = from_0(truth)
+    found_ids, founds = from_0(found)
+    near = [
+        np.maximum(0, 1 - np.linalg.norm(t.xy[:, None] - f.xy[None], axis=2) / 8.0)
+        for t, f in zip(truth, found, strict=True)
+    ]
+    return {
+        "gt_ids": truth_ids,
+        "tracker_ids": found_ids,
+        "similarity_scores": near,
+        "num_gt_ids": truths,
+        "num_tracker_ids": founds,
+        "num_gt_dets": sum(map(len, truth_ids)),
+        "num_tracker_dets": sum(map(len, found_ids)),
+        "num_timesteps": len(truth),
+    }
+
+
+def _run(scene: Sequence) -> tuple[Tracker, list[list[Track]]]:
+    tracker = Tracker(TrackConfig())
+    frames = zip(scene.detections, scene.times_ns, strict=True)
+    return tracker, [tracker.update(found, now) for found, now in frames]
+
+
+def _points(tracks: list[Track]) -> Points:
+    sure = [track for track in tracks if track.state != "tentative"]
+    xy = np.array([(track.x, track.y) for track in sure], np.float64).reshape(-1, 2)
+    return Points(np.array([track.id for track in sure], np.int64), xy)
+
+
+def _line(frame: dict[int, float]) -> Points:
+    return Points(np.array(list(frame), np.int64), np.array([(x, 0.0) for x in frame.values()]).reshape(-1, 2))
