@@ -79,7 +79,7 @@ class _TrackWorker:
         detections = detect(targets, pixels, self.config.detect, self.config.threshold)
         send(self.returns[frame.stream], Release(frame.slot))
         frame.times["detect"] = time.monotonic_ns()
-        tracks = stream.tracker.update(detections, frame.captured_ns)
+        tracks = stream.tracker.update(detections, _time_ns(frame))
         frame.times["track"] = time.monotonic_ns()
         self.publish(stream, frame, tracks)
         stream.tracks = sum(track.state != "tentative" for track in tracks)
@@ -137,6 +137,11 @@ class _TrackWorker:
         for index, stream in enumerate(self.streams):
             if stream.latencies:
                 self.report(index)
+
+
+def _time_ns(frame: FrameRef) -> int:
+    """Return when the tracker is to think that the frame was seen: a file's own time, for a file that waits for us."""
+    return frame.captured_ns if frame.live or frame.camera_ns is None else frame.camera_ns
 
 
 def main(
