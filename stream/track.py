@@ -81,7 +81,7 @@ class TrackConfig(BaseModel):
     life: Annotated[float, Field(ge=0.01, le=1e6)] = 8.0
     confirm_hits: Annotated[int, Field(ge=1, le=HISTORY)] = 3
     confirm_frames: Annotated[int, Field(ge=1, le=HISTORY)] = 5
-    confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.95
     report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     memory: Annotated[float, Field(gt=0, le=600)] = 1.0
     max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
