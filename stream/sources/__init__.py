@@ -13,8 +13,12 @@ from stream.sources.base import Source, SourceError
 if TYPE_CHECKING:
     from stream.sources.scene import SceneConfig
 
-ACCEPTED = "a video file, a folder of images, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
-NOT_YET = ("rtsp", "rtsps", "srt", "udp", "rtp", "http", "https", "gige", "u3v", "v4l2")
+ACCEPTED = (
+    "a video file, a folder of images, a camera as rtsp://host/path, udp://host:port, srt://host:port or "
+    "http://host/path, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
+)
+NETWORK = ("rtsp", "rtsps", "srt", "udp", "rtp", "http", "https")
+NOT_YET = ("gige", "u3v", "v4l2")
 IMAGES_FPS = 30.0
 """The rate of a folder of images, which states none itself."""
 MAX_SIDE = 8192
@@ -26,15 +30,20 @@ _SECRETS = re.compile(r"((?:pass\w*|pwd|token|secret|key)=)[^&\s]*", re.IGNORECA
 
 
 def open_source(uri: str, live: bool | None = None) -> Source:
-    """Open what ``uri`` names: a video file, a folder of images, or ``scene:`` with its fields as a query.
+    """Open what ``uri`` names: a file, a folder, a camera, or ``scene:`` with its fields as a query.
 
     Args:
-        uri: a path, or ``scene:?seed=3&width=640&height=512&bits=16&fps=30``.
-        live: whether frames come at their own rate; None is the kind's nature (a scene does, files do not).
+        uri: a path, ``rtsp://user:password@host/path``, or ``scene:?seed=3&width=640&height=512&bits=16&fps=30``.
+        live: whether frames come at their own rate; None is the kind's nature (a scene does, files do
+            not). A camera always does.
 
     Raises:
         SourceError: if it cannot be opened or there is no such kind; one line, credentials masked.
     """
+    if _scheme(uri) in NETWORK:
+        from stream.sources.network import NetworkSource
+
+        return NetworkSource(uri)
     found = _find(uri)
     if not isinstance(found, Path):
         from stream.sources.scene import SceneSource
@@ -50,12 +59,18 @@ def open_source(uri: str, live: bool | None = None) -> Source:
 
 
 def check_source(uri: str) -> None:
-    """Find what is wrong with a URI without decoding anything.
+    """Find what is wrong with a URI without decoding anything or asking a camera.
 
     Raises:
         SourceError: as ``open_source`` would for a missing or empty file, a folder without images, an
-            unknown kind or a bad field. What is wrong inside a file shows only when it is opened.
+            unknown kind, a bad address or a bad field. What is wrong inside a file shows only when it is
+            opened, and so does a camera that is not there.
     """
+    if _scheme(uri) in NETWORK:
+        from stream.sources.network import check_url
+
+        check_url(uri)
+        return
     found = _find(uri)
     if not isinstance(found, Path):
         return
@@ -85,11 +100,15 @@ def wait_until(due_ns: int, timeout: float) -> bool:
     return True
 
 
+def _scheme(uri: str) -> str:
+    return uri.partition(":")[0].lower() if ":" in uri else ""
+
+
 def _find(uri: str) -> Path | SceneConfig:
-    scheme, colon, rest = uri.partition(":")
+    scheme, _, rest = uri.partition(":")
     if scheme == "scene":
         return _scene_config(uri, rest)
-    if uri.startswith("/dev/video") or (colon and scheme.lower() in NOT_YET):
+    if uri.startswith("/dev/video") or _scheme(uri) in NOT_YET:
         raise SourceError(f"{masked(uri)}: cameras of this kind are not supported yet; give {ACCEPTED}")
     shown = masked(uri)[:200] if uri.isprintable() and uri else repr(uri)[:200]  # one line, whatever it is
     path = Path(uri)

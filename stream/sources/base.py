@@ -61,6 +61,7 @@ class SourceFrame:
         camera_ns: the source's own time of the frame; None if it has none.
         lost: frames that the source knows it lost just before this one.
         truth: the targets in the frame; None if the source does not know them.
+        camera_utc_ns: its own wall clock for it, nanoseconds since 1970; None if it tells none.
     """
 
     pixels: Pixels
@@ -68,6 +69,7 @@ class SourceFrame:
     camera_ns: int | None = None
     lost: int = 0
     truth: tuple[TruePoint, ...] | None = None
+    camera_utc_ns: int | None = None
 
 
 class Source(ABC):

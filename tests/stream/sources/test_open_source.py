@@ -51,8 +51,14 @@ def test_a_scene_takes_its_fields_from_the_query_and_is_live():
         ("a" * 5000, "not a path"),
         # An unknown scheme; the accepted ones are listed.
         ("gopher://host/x", "unknown kind of source 'gopher'; give a video file"),
+        # Addresses that are none.
+        ("rtsp:", "not a URL"),
+        ("rtsp:///path", "not a URL"),
+        ("rtsp://127.0.0.1:port/", "not a URL"),
+        ("rtsp://127.0.0.1/a\nb", "not a URL"),
+        ("udp://127.0.0.1", "needs a port"),
+        ("http://:80/", "names no host"),
         # Cameras that are still to come.
-        ("rtsp://10.0.0.1/stream", "not supported yet"),
         ("/dev/video0", "not supported yet"),
         ("gige:", "not supported yet"),
         # A scene's field that does not exist; those that do are listed.
@@ -111,5 +117,5 @@ def test_secrets_are_masked(uri, right):
 
 def test_an_error_does_not_tell_a_password():
     with pytest.raises(SourceError) as caught:
-        open_source("rtsp://user:geheim@host/1")
+        open_source("rtsp://user:geheim@127.0.0.1:1/1")
     assert "geheim" not in str(caught.value)
