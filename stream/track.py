@@ -28,6 +28,7 @@ PRIOR_FRAMES = 5.0  # what the first guess of the clutter counts for
 PRIOR_CHANCES = 50.0  # what the first guess of the detection probability counts for
 LEAST_CLUTTER = 0.02  # false detections a frame: a quiet stream does not make every detection a target
 LARGEST_ODDS = 12.0
+SMALLEST = 1e-30  # probability: its logarithm stays a number
 HIDDEN = -3.0  # log-odds that a target out of sight is still there: misses come in runs, so that many tell no more
 SURPRISED = 0.15  # a detection: what the last one counts for in how well a track's course fits
 STATES = ("tentative", "coasting", "confirmed")
@@ -186,7 +187,7 @@ class Tracker:
         tracks[UNSEEN] += step
         turning = np.minimum(np.maximum(tracks[SURPRISE] - 1, 0), 1)
         predict(tracks, step, (config.calm * (config.manoeuvre / config.calm) ** turning) ** 2)
-        real = np.exp(-step / config.life) * expit(tracks[ODDS])
+        real = np.maximum(np.exp(-step / config.life) * expit(tracks[ODDS]), SMALLEST)
         tracks[ODDS] = np.log(real / (1 - real))
 
     def _associate(self, detections: Detections) -> _Matches:
