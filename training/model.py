@@ -139,10 +139,11 @@ class Chain(nn.Module):
             parts.append(nn.Conv2d(b if layer else 1, b, size, padding=size // 2))
             parts += [nn.BatchNorm2d(b), nn.ReLU()] if normalise else [nn.ReLU()]
         self.layers = nn.Sequential(*parts)
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):  # torch's own start lets most of a thin chain's ReLUs die
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+        for part in self.layers:
+            if isinstance(part, nn.Conv2d):  # torch's own start lets most of a thin chain's ReLUs die
+                assert part.bias is not None
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                nn.init.zeros_(part.bias)
         self.expand = nn.Conv2d(b, config.channels, 3, padding=1)
         self.head = WeighAndProject(config.channels)
 
