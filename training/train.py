@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from training.losses import fidelity_loss, pixel_loss, soft_iou_loss
 from training.metrics import Tally
 from training.model import NetworkConfig, RPCANetPlus
 from training.recipe import Recipe, RecipeError, read_recipe
-from training.weights import save_network
+from training.weights import WeightsError, load_network, save_network
 
 HELD_OUT_PARTS = 10
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -93,13 +93,44 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) 
             mine.copy_(its)
 
 
+def _begin_with(network: RPCANetPlus, start: Path) -> None:
+    """Load the first stages of a network from a run's folder or a weights file, of as many stages or fewer."""
+    found = _last_network(start) if start.is_dir() else load_network(start)[0]
+    if len(found.stages) > len(network.stages):
+        raise WeightsError(f"{start}: weights of {len(found.stages)} stages; the recipe has {len(network.stages)}")
+    try:
+        for mine, its in zip(network.stages, found.stages, strict=False):
+            mine.load_state_dict(its.state_dict())
+    except RuntimeError:
+        raise WeightsError(f"{start}: weights of other widths or depths than the recipe's") from None
+
+
+def _last_network(folder: Path) -> RPCANetPlus:
+    """Return the network that a run was training when it was last saved."""
+    state, recipe = _read_checkpoint(folder / "last.pt", torch.device("cpu"))
+    network = RPCANetPlus(NetworkConfig(**recipe.network.model_dump()))
+    network.load_state_dict(state["network"])
+    return network
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Any], Recipe]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return state, Recipe.model_validate_json(state["recipe"])  # a key newer than the run has its default there
+    except Exception as error:  # torch.load raises whatever the bytes led it to
+        said = " ".join(str(error).split())[:200]
+        raise RecipeError(f"{path}: not a checkpoint of this program ({said}); remove it to start anew") from None
+
+
 class Run:
     """A training run in its folder: recipe, log, checkpoint, best weights; it goes on where it stopped."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, start: Path | None = None) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
         torch.manual_seed(recipe.seed)
         network = RPCANetPlus(NetworkConfig(**recipe.network.model_dump()))
+        if start:
+            _begin_with(network, start)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate)
@@ -111,12 +142,7 @@ class Run:
         (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
 
     def _restore(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            recipe = Recipe.model_validate_json(state["recipe"])  # a key newer than the run has its default there
-        except Exception as error:  # torch.load raises whatever the bytes led it to
-            said = " ".join(str(error).split())[:200]
-            raise RecipeError(f"{path}: not a checkpoint of this program ({said}); remove it to start anew") from None
+        state, recipe = _read_checkpoint(path, self.device)
         if recipe != self.recipe:
             raise RecipeError(f"{path}: this run was started with another recipe; choose another --run folder")
         self.network.load_state_dict(state["network"])
@@ -202,10 +228,10 @@ def _steps(run: Run, minutes: float | None) -> Iterator[int]:
             signal.signal(number, handler)
 
 
-def train(recipe: Recipe, data: Path, folder: Path, minutes: float | None) -> Run:
+def train(recipe: Recipe, data: Path, folder: Path, minutes: float | None, start: Path | None = None) -> Run:
     """Train until the recipe is done or the time is up; call again to go on."""
     samples, held_out = split_samples(recipe, data)
-    run = Run(recipe, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    run = Run(recipe, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"), start)
     name, say = TextColumn("{task.description}"), TextColumn("{task.fields[say]}")
     with Progress(name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), say) as progress:
         bar = progress.add_task(recipe.name, total=recipe.steps, completed=run.step, say="")
@@ -231,13 +257,16 @@ def main(
     run: Annotated[Path, typer.Option(help="The run's folder; a run that is there goes on.")],
     minutes: Annotated[float | None, typer.Option(help="Stop after this time, everything saved.", min=0)] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A run or weights (as many stages or fewer) to begin with.")
+    ] = None,
 ) -> None:
     """Train a network; stopping it (SIGTERM, --minutes) loses nothing."""
     if threads:
         torch.set_num_threads(threads)
     try:
-        train(read_recipe(recipe), data, run, minutes)
-    except (RecipeError, DataError) as error:
+        train(read_recipe(recipe), data, run, minutes, start)
+    except (RecipeError, DataError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:

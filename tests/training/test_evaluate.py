@@ -1,0 +1,117 @@
+"""The evaluation gives the same figures whatever form a network comes in."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from training import evaluate as evaluator
+from training.export import describe, export
+from training.weights import save_network
+
+pytestmark = pytest.mark.timeout(600)  # torch takes seconds of CPU to export, minutes where it is shared
+SHARES = {"iou", "niou", "f1", "precision", "recall", "pd", "fa", "pd_centroid", "fa_centroid"}
+KEYS = SHARES | {"params", "frames", "false_components_per_frame", "data", "split"}
+
+
+@pytest.fixture(scope="session")
+def forms(make_network, tmp_path_factory):
+    """One network as a run's folder, as safetensors and as ONNX."""
+    run = tmp_path_factory.mktemp("run")
+    network = make_network(stages=1, channels=16, bottleneck=2)
+    save_network(network, run / "best.safetensors")
+    export(network, run / "net.onnx", describe(network, run / "best.safetensors", "net", "dots"))
+    return run, run / "best.safetensors", run / "net.onnx"
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.command()(evaluator.main)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_every_form_has_the_same_figures(forms, tiny_set, run):
+    """Run folder, safetensors, and ONNX through either engine; stdout is JSON alone."""
+    found = []
+    for form in (*[(form,) for form in forms], (forms[2], "--engine", "onnxruntime")):
+        done = run("--model", *form, "--data", tiny_set, "--json", "-")
+        assert done.exit_code == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    for figures in found:
+        assert figures.keys() == KEYS
+        assert (figures["frames"], figures["data"], figures["split"]) == (4, "dots", "test")
+        assert figures["params"] == found[0]["params"] > 4_651
+        assert figures["iou"] == pytest.approx(found[0]["iou"], abs=0.01)
+
+
+def test_several_sets_give_a_list(forms, tiny_set, run, tmp_path):
+    """A result a set, in their order, and one CSV row a frame."""
+    files = ("--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv")
+    done = run("--model", forms[1], "--data", tiny_set, "--data", tiny_set, "--split", "train", *files)
+    assert done.exit_code == 0
+    assert "false_components_per_frame" in done.stdout
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert len(results) == 2
+    assert results[0] == results[1]
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert [row["frame"] for row in rows[:20]] == [f"f{index:02}" for index in range(20)]
+    assert len(rows) == 40
+    true, false, missed = (sum(int(row[f"{kind}_pixels"]) for row in rows) for kind in ("true", "false", "missed"))
+    assert true / (true + false + missed) == pytest.approx(results[0]["iou"])
+    assert sum(int(row["false_components"]) for row in rows) / 40 == results[0]["false_components_per_frame"]
+
+
+BAD = [
+    ("an unknown model", ["--model", "nope"], "nope: no such model"),
+    ("a folder that is no run", ["--model", "{}"], "best.safetensors: no such file"),
+    ("weights through an engine", ["--model", "{}/w.safetensors", "--engine", "openvino"], "weights run in PyTorch"),
+    ("an unknown engine", ["--model", "onnx", "--engine", "quantum"], "quantum: no such engine"),
+    ("no data set", ["--model", "onnx", "--data", "{}"], "test.txt: no such file"),
+    ("an unknown split", ["--model", "onnx", "--split", "val"], "val.txt: no such file"),
+    (
+        "a file that cannot be written",
+        ["--model", "onnx", "--json", "/nowhere/r.json"],
+        "/nowhere/r.json: No such file",
+    ),
+    ("a table that cannot be written", ["--model", "onnx", "--csv", "/nowhere/r.csv"], "/nowhere/r.csv: No such file"),
+]
+
+
+@pytest.mark.parametrize(("why", "words", "error"), BAD, ids=[c[0] for c in BAD])
+def test_bad_input_is_one_line(why, words, error, forms, tiny_set, run, tmp_path):
+    """Whatever cannot be used is one line on stderr and exit code 2."""
+    words = [str(forms[2]) if word == "onnx" else word.format(tmp_path) for word in words]
+    done = run(*words, *(() if "--data" in words else ("--data", tiny_set)))
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert error in lines[0]
+
+
+BLOCKED = """
+import sys
+sys.modules["torch"] = sys.modules["safetensors"] = None
+import typer, training.evaluate
+typer.run(training.evaluate.main)
+"""
+
+
+def test_onnx_needs_no_torch(forms, tiny_set):
+    """Where torch is not installed, a model in ONNX is measured all the same, and weights are refused."""
+
+    def measure(form):
+        words = [sys.executable, "-c", BLOCKED, "--model", str(form), "--data", str(tiny_set), "--json", "-"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+
+    done = measure(forms[2])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 4
+    refused = measure(forms[1])
+    assert refused.returncode == 2
+    assert "weights need PyTorch" in refused.stderr

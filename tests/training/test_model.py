@@ -1,0 +1,134 @@
+"""The network is the one that the facts describe, in both of its ways to compute."""
+
+import numpy as np
+import plain_rpcanet
+import pytest
+import torch
+
+from training.model import NetworkConfig, RPCANetPlus
+from training.weights import load_network
+
+SMALL = {"channels": 16, "bottleneck": 2}
+
+
+@pytest.mark.parametrize("stages", range(1, 8))
+def test_parameters_of_the_published_widths(stages):
+    """A stage has 35,986 parameters: 0.0360 to 0.2519 million for K = 1 to 7, as published."""
+    network = RPCANetPlus(NetworkConfig(stages=stages))
+    assert sum(value.numel() for value in network.parameters()) == 35_986 * stages
+
+
+DEPTHS = {"background_layers": 1, "target_layers": 2, "noise_layers": 3, "merge_layers": 0}
+PLAIN = [
+    ("the published network, three stages of it", {"stages": 3}),
+    ("N carried on", {"stages": 3, **SMALL}),
+    ("N from 0 at every stage", {"stages": 3, "carry_noise": False, **SMALL}),
+    ("other depths", {**DEPTHS, **SMALL, "stages": 2}),
+    ("one stage", {"stages": 1, **SMALL}),
+    ("fewer channels than the attention divides by", {"stages": 2, "channels": 8, "bottleneck": 3}),
+]
+
+
+@pytest.mark.parametrize(("why", "widths"), PLAIN, ids=[c[0] for c in PLAIN])
+def test_equals_a_second_implementation(why, widths, make_network):
+    """Every stage's B, T, N and D are those of a plain implementation with the same weights."""
+    network = make_network(**widths)
+    frame = torch.rand(2, 1, 21, 30, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = network.decompose(frame)
+        plain = plain_rpcanet.decompose(network.state_dict(), network.config, frame)
+    for mine, theirs in zip(ours, plain, strict=True):
+        for a, b in zip((mine.background, mine.target, mine.noise, mine.frame), theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_carrying_noise_matters(make_network):
+    """The two ways are two networks from the second stage on, and one at the first."""
+    carried, reset = make_network(stages=2, **SMALL), make_network(stages=2, carry_noise=False, **SMALL)
+    frame = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        a, b = carried.decompose(frame), reset.decompose(frame)
+    assert torch.equal(a[0].target, b[0].target)
+    assert not torch.allclose(a[1].target, b[1].target)
+
+
+def test_what_no_target_needs_is_left_out(make_network):
+    """The last stage's N and D are computed on demand alone, and T is the same without."""
+    network = make_network(stages=2, **SMALL)
+    frame = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():
+        short, whole = network.decompose(frame, whole=False), network.decompose(frame)
+    assert short[-1].noise is None
+    assert short[-1].frame is None
+    assert torch.equal(short[-1].target, whole[-1].target)
+    assert torch.equal(network(frame), whole[-1].target)
+
+
+SIZES = [
+    ("square", 1, 24, 24),
+    ("odd", 2, 17, 31),
+    ("one row", 2, 1, 9),
+    ("one pixel", 1, 1, 1),
+    ("two pixels", 3, 2, 2),
+]
+
+
+@pytest.mark.parametrize(("why", "batch", "height", "width"), SIZES, ids=[c[0] for c in SIZES])
+def test_the_folded_head_equals_the_plain_one(why, batch, height, width, make_network):
+    """Expanding, weighing and projecting in one folded step gives the same map and gradients, border included."""
+    chain = make_network(stages=1, channels=16, bottleneck=3).stages[0].target.double()
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(batch, 1, height, width, generator=generator, dtype=torch.float64)
+
+    def run(how):
+        chain.zero_grad()
+        leaf = x.clone().requires_grad_()
+        out = how(leaf)
+        (out * upstream).sum().backward()
+        parts = [*chain.expand.parameters(), *chain.head.parameters()]
+        return [out.detach(), leaf.grad, *(p.grad.clone() for p in parts)]
+
+    chain.head.train()  # a convolution, as published
+    plain = run(lambda leaf: chain.head(chain.expand(leaf)))
+    folded = run(lambda leaf: chain.head.folded(leaf, chain.expand))
+    chain.head.eval()  # nine maps and their shifted sum
+    shifted = run(lambda leaf: chain.head(chain.expand(leaf)))
+    for want, *others in zip(plain, folded, shifted, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, want)
+
+
+def test_training_mode_has_the_gradients_of_a_plain_network(make_network):
+    """A whole network in training mode answers and learns like one that is computed plainly."""
+    network = make_network(stages=2, **SMALL).double().train()
+    for module in network.modules():  # batch statistics alone would differ from the plain network's
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    frame = torch.rand(3, 1, 14, 19, dtype=torch.float64)
+    weights = dict(network.named_parameters()) | dict(network.named_buffers())
+    last, plain = network.decompose(frame)[-1], plain_rpcanet.decompose(weights, network.config, frame)[-1]
+    results = []
+    for T, D in ((last.target, last.frame), (plain[1], plain[3])):
+        network.zero_grad()
+        (T.square().mean() + D.square().mean()).backward()
+        results.append([T.detach(), D.detach(), *(p.grad.clone() for p in network.parameters())])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+KEYS = ["NUDT_SIRST_mIoU_92.37", "SIRST_Aug_mIoU_74.56", "IRSTD_1K_mIoU_64.68"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_parity_with_the_authors_networks(key, data):
+    """Their weights in our network answer within a thousandth of the largest logit, on every reference frame."""
+    network, _ = load_network(data / "checkpoints" / "l-rpcanet" / f"{key}.pkl")
+    with np.load(data / "reference" / f"{key}.npz") as reference:
+        names = sorted(name.removesuffix(".frame") for name in reference.files if name.endswith(".frame"))
+        assert len(names) == 4
+        for name in names:
+            frame, want = reference[f"{name}.frame"], reference[f"{name}.logits"]
+            with torch.inference_mode():
+                found = network(torch.from_numpy(frame).float()[None, None] / 255)[0, 0].numpy()
+            assert np.abs(found - want).max() <= 1e-3 * np.abs(want).max(), name

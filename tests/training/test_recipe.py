@@ -1,0 +1,61 @@
+"""A recipe is read, or refused in one line that names its file and the key."""
+
+from pathlib import Path
+
+import pytest
+
+from training.recipe import RecipeError, read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "training").glob("*.yaml"))
+LEAST = "name: least\ndata: [{set: dots}]\nsteps: 10\n"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_the_shipped_recipes_are_valid(path):
+    """Every recipe in configs/training can be read."""
+    assert read_recipe(path).steps > 0
+
+
+def test_defaults_are_the_authors(tmp_path):
+    """A recipe that says little is the authors': Adam 1e-4, poly, batch 8, 256 x 256, no variation."""
+    path = tmp_path / "r.yaml"
+    path.write_text(LEAST)
+    recipe = read_recipe(path)
+    assert (recipe.rate, recipe.schedule, recipe.batch, recipe.sizes) == (1e-4, "poly", 8, [256])
+    assert (recipe.fidelity_weight, recipe.pixel_weight, recipe.augment.gain) == (0.1, 0.0, 1.0)
+    assert recipe.network.stages == 6
+
+
+BAD = [
+    ("not YAML", "name: [", r"not YAML"),
+    ("a list", "- 1\n", r"\(top\)"),
+    ("nothing", "", r"\(top\)"),
+    ("bytes that are no text", None, r"not YAML"),
+    ("an unknown key", LEAST + "stepps: 3\n", r"stepps: Extra inputs"),
+    ("an unknown key below", LEAST + "network: {stage: 3}\n", r"network.stage: Extra inputs"),
+    ("a missing key", "name: x\ndata: [{set: dots}]\n", r"steps: Field required"),
+    ("no data", "name: x\ndata: []\nsteps: 1\n", r"data: List should have at least 1"),
+    ("a value out of range", LEAST + "target_share: 1.5\n", r"target_share: Input should be less than or equal to 1"),
+    ("no steps", "name: x\ndata: [{set: dots}]\nsteps: 0\n", r"steps: Input should be greater than or equal to 1"),
+    ("a word for a number", LEAST + "batch: many\n", r"batch: Input should be a valid integer"),
+    ("an unknown schedule", LEAST + "schedule: steps\n", r"schedule: Input should be 'poly' or 'cosine'"),
+    ("a crop of no size", LEAST + "sizes: [64, 0]\n", r"sizes.1: Input should be greater"),
+]
+
+
+@pytest.mark.parametrize(("why", "text", "said"), BAD, ids=[c[0] for c in BAD])
+def test_a_bad_recipe_is_refused(why, text, said, tmp_path):
+    """The error is one line with the file and the key."""
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xff\xfe\x81" if text is None else text.encode())
+    with pytest.raises(RecipeError, match=said) as caught:
+        read_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_a_recipe_that_is_not_there(name, tmp_path):
+    """Neither is a missing file or a folder."""
+    with pytest.raises(RecipeError, match="a recipe is a YAML file"):
+        read_recipe(tmp_path / name)

@@ -1,0 +1,239 @@
+"""Training goes on exactly where it stopped, and refuses in one line what it cannot use."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from training import train as trainer
+from training.losses import fidelity_loss, soft_iou_loss
+from training.recipe import Recipe, RecipeError
+from training.train import Run, learning_rate, loss_of, split_samples, train, update_ema
+from training.weights import WeightsError, load_network
+
+TINY = {
+    "name": "tiny",
+    "seed": 3,
+    "network": {"stages": 2, "channels": 16, "bottleneck": 2},
+    "data": [{"set": "dots"}],
+    "steps": 7,
+    "batch": 2,
+    "sizes": [16, 24],
+    "target_share": 0.5,
+    "augment": {"gain": 1.2, "bias": 0.1, "noise": 4},
+    "rate": 0.01,
+    "warm_up": 2,
+    "clip": 1.0,
+    "pixel_weight": 1,
+    "fidelity_every": 3,
+    "deep_supervision": 0.5,
+    "ema": 0.9,
+    "evaluate_every": 3,
+}
+
+
+@pytest.fixture
+def recipe():
+    return Recipe.model_validate(TINY)
+
+
+def stop_at(monkeypatch, *steps):
+    """Send this process a SIGTERM, as a scheduler would, in the middle of these steps."""
+    advance = Run.advance
+
+    def stopping(self, samples):
+        if self.step in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return advance(self, samples)
+
+    monkeypatch.setattr(Run, "advance", stopping)
+
+
+def states(run):
+    saved = torch.load(run.folder / "last.pt", weights_only=True)
+    optimizer = [value for state in saved["optimizer"]["state"].values() for value in state.values()]
+    return [*saved["network"].values(), *saved["average"].values(), *optimizer]
+
+
+def test_stopped_and_resumed_twice_is_not_stopped_at_all(recipe, tiny_set, tmp_path, monkeypatch):
+    """SIGTERM saves; going on gives the weights, EMA, optimizer and log of a run in one go, bit for bit."""
+    whole = train(recipe, tiny_set.parent, tmp_path / "whole", None)
+    assert whole.step == 7
+    stop_at(monkeypatch, 1, 4)
+    reached = [train(recipe, tiny_set.parent, tmp_path / "parts", None).step for _ in range(3)]
+    assert reached == [2, 5, 7]
+    parts = Run(recipe, tmp_path / "parts", torch.device("cpu"))
+    assert len(states(whole)) > 100
+    for one, other in zip(states(whole), states(parts), strict=True):
+        assert torch.equal(one, other)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    rows = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "parts")]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == ["3", "6", "7"]
+    assert [row["iou"] for row in rows[0]] == [row["iou"] for row in rows[1]]
+
+    best, metadata = load_network(tmp_path / "whole" / "best.safetensors")
+    assert best.config.stages == 2
+    assert json.loads(metadata["recipe"])["name"] == "tiny"
+    assert json.loads(metadata["held_out"])["iou"] == pytest.approx(max(float(row["iou"]) for row in rows[0]))
+
+
+def test_a_log_written_after_the_last_checkpoint_is_forgotten(recipe, tiny_set, tmp_path):
+    """A run that was killed between its log and its checkpoint does not log a step twice."""
+    run = train(recipe, tiny_set.parent, tmp_path / "r", None)
+    log = tmp_path / "r" / "log.csv"
+    before = log.read_text()
+    log.write_text(before + before.splitlines()[-1].replace("7,", "9,", 1) + "\n")
+    Run(recipe, run.folder, torch.device("cpu"))
+    assert log.read_text() == before
+
+
+def test_no_time_is_no_step(recipe, tiny_set, tmp_path):
+    """A budget that is over at once saves what there is."""
+    assert train(recipe, tiny_set.parent, tmp_path / "r", 0).step == 0
+    assert (tmp_path / "r" / "last.pt").is_file()
+
+
+def test_a_longer_network_begins_with_the_stages_of_a_shorter_one(recipe, tiny_set, tmp_path):
+    """A run or its weights start the first stages of a deeper network; the others start fresh."""
+    short = train(recipe, tiny_set.parent, tmp_path / "short", None)
+    network = recipe.network.model_copy(update={"stages": 3})
+    longer = recipe.model_copy(update={"network": network})
+    for start, its in [(short.folder, short.network), (short.folder / "best.safetensors", None)]:
+        run = Run(longer, tmp_path / f"longer {start.name}", torch.device("cpu"), start)
+        its = its or load_network(start)[0]
+        for mine, theirs in zip(run.network.stages, its.stages, strict=False):
+            for one, other in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True):
+                assert torch.equal(one, other)
+
+
+START = [
+    ("more stages than the recipe has", {"stages": 1}, "weights of 2 stages; the recipe has 1"),
+    ("other widths", {"bottleneck": 6}, "other widths or depths"),
+]
+
+
+@pytest.mark.parametrize(("why", "network", "said"), START, ids=[c[0] for c in START])
+def test_weights_that_cannot_start_a_run_are_named(why, network, said, recipe, tiny_set, tmp_path):
+    """What cannot be begun with is one line that names it."""
+    short = train(recipe, tiny_set.parent, tmp_path / "short", 0)
+    other = recipe.model_copy(update={"network": recipe.network.model_copy(update=network)})
+    with pytest.raises(WeightsError, match=f"short: .*{said}"):
+        Run(other, tmp_path / "other", torch.device("cpu"), short.folder)
+
+
+def test_another_recipe_does_not_go_on(recipe, tiny_set, tmp_path):
+    """A folder belongs to its recipe."""
+    train(recipe, tiny_set.parent, tmp_path / "r", 0)
+    with pytest.raises(RecipeError, match=r"last.pt: this run was started with another recipe"):
+        Run(recipe.model_copy(update={"rate": 0.5}), tmp_path / "r", torch.device("cpu"))
+
+
+def test_a_run_from_before_a_key_was_known_goes_on(recipe, tiny_set, tmp_path):
+    """A key that a recipe did not say is as good as its default."""
+    plain = recipe.model_copy(update={"deep_supervision": 0.0})
+    train(plain, tiny_set.parent, tmp_path / "r", 0)
+    state = torch.load(tmp_path / "r" / "last.pt", weights_only=True)
+    state["recipe"] = json.dumps({k: v for k, v in json.loads(state["recipe"]).items() if k != "deep_supervision"})
+    torch.save(state, tmp_path / "r" / "last.pt")
+    assert Run(plain, tmp_path / "r", torch.device("cpu")).step == 0
+
+
+def test_the_held_out_tenth_is_never_trained_on(recipe, tiny_set):
+    """No frame is on both sides, and a repeated set repeats its training frames alone."""
+    twice = Recipe.model_validate({**TINY, "data": [{"set": "dots", "repeat": 2}]})
+    samples, held_out = split_samples(twice, tiny_set.parent)
+    assert held_out
+    assert not {s.name for s in samples} & {s.name for s in held_out}
+    assert len(samples) == 2 * (20 - len(held_out))
+    aside = Recipe.model_validate({**TINY, "data": [{"set": "dots", "set_aside": 3}]})
+    samples_aside, _ = split_samples(aside, tiny_set.parent)
+    assert len(samples_aside) < len(samples) // 2
+
+
+RATES = [
+    ("the first step of a warm-up", {"warm_up": 10}, 0, 0.1),
+    ("its last", {"warm_up": 10}, 9, 1.0),
+    ("poly 0.9, half way", {"schedule": "poly"}, 50, 0.5**0.9),
+    ("cosine, half way", {"schedule": "cosine"}, 50, 0.5),
+    ("cosine, the last step", {"schedule": "cosine"}, 99, 0.5 * (1 + np.cos(np.pi * 0.99))),
+]
+
+
+@pytest.mark.parametrize(("why", "said", "step", "share"), RATES, ids=[c[0] for c in RATES])
+def test_learning_rate(why, said, step, share):
+    """The rate of a step, as a share of the recipe's."""
+    recipe = Recipe.model_validate({**TINY, "steps": 100, "warm_up": 0, **said})
+    assert learning_rate(recipe, step) == pytest.approx(share * recipe.rate)
+
+
+def test_fidelity_counts_now_and_then(recipe, make_network):
+    """The fidelity of D is computed every third step, three times as heavy."""
+    network = make_network(stages=2, channels=16, bottleneck=2)
+    frames = torch.rand(2, 1, 16, 16)
+    masks = (frames > 0.9).float()
+    light = recipe.model_copy(update={"pixel_weight": 0.0, "deep_supervision": 0.0})
+    with torch.no_grad():
+        stages = network.decompose(frames)
+        targets = soft_iou_loss(stages[-1].target, masks)
+        fidelity = fidelity_loss(stages[-1].frame, frames)
+        assert loss_of(network, frames, masks, light, 1).item() == pytest.approx(targets.item())
+        assert loss_of(network, frames, masks, light, 3).item() == pytest.approx((targets + 0.3 * fidelity).item())
+
+
+def test_the_average_follows(make_network):
+    """The first steps' average is short, so that it is not of the beginning for ever."""
+    network, average = (make_network(seed, stages=1, channels=16, bottleneck=2) for seed in (1, 2))
+    start = {name: value.clone() for name, value in average.state_dict().items()}
+    update_ema(average, network, 0.999, 0)
+    for name, value in average.state_dict().items():
+        if value.dtype.is_floating_point:
+            torch.testing.assert_close(value, 0.1 * start[name] + 0.9 * network.state_dict()[name])
+
+
+def test_training_learns(tiny_set, tmp_path):
+    """Sixty steps on bright dots bring the loss down by a half."""
+    recipe = Recipe.model_validate({**TINY, "steps": 60, "network": {"stages": 1, "channels": 16, "bottleneck": 2}})
+    samples, _ = split_samples(recipe, tiny_set.parent)
+    run = Run(recipe, tmp_path / "r", torch.device("cpu"))
+    losses = [run.advance(samples) for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+def spoil_checkpoint(folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "last.pt").write_bytes(b"not a checkpoint")
+
+
+def take_the_folders_name(folder):
+    (folder / "run").write_text("")
+
+
+BAD = [
+    ("an unknown set", {"data": [{"set": "nope"}]}, None, "nope/train.txt: no such file"),
+    ("an unknown split", {"data": [{"set": "dots", "split": "val"}]}, None, "val.txt: no such file"),
+    ("nothing left", {"data": [{"set": "dots", "set_aside": 1}]}, None, "0 frames to train on and 0 held out"),
+    ("a value out of range", {"ema": 1.5}, None, "recipe.yaml: ema: "),
+    ("a checkpoint that is none", {}, spoil_checkpoint, "last.pt: not a checkpoint of this program"),
+    ("a file where the run should be", {}, take_the_folders_name, "run: File exists"),
+]
+
+
+@pytest.mark.parametrize(("why", "said", "spoil", "error"), BAD, ids=[c[0] for c in BAD])
+def test_bad_input_is_one_line(why, said, spoil, error, tiny_set, tmp_path, capsys):
+    """Whatever cannot be used is one line on stderr, with its file, and exit code 2."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**TINY, **said}))
+    if spoil:
+        spoil(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        trainer.main(tmp_path / "recipe.yaml", tiny_set.parent, tmp_path / "run")
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
