@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "a video file, a folder of images, a camera as rtsp://host/path, udp://host:port, srt://host:port or "
-    "http://host/path, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
+    "http://host/path or gige:name, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
 )
 NETWORK = ("rtsp", "rtsps", "srt", "udp", "rtp", "http", "https")
-NOT_YET = ("gige", "u3v", "v4l2")
+CAMERAS = ("gige", "u3v")
+NOT_YET = ("v4l2",)
 IMAGES_FPS = 30.0
 """The rate of a folder of images, which states none itself."""
 MAX_SIDE = 8192
@@ -33,7 +34,8 @@ def open_source(uri: str, live: bool | None = None) -> Source:
     """Open what ``uri`` names: a file, a folder, a camera, or ``scene:`` with its fields as a query.
 
     Args:
-        uri: a path, ``rtsp://user:password@host/path``, or ``scene:?seed=3&width=640&height=512&bits=16&fps=30``.
+        uri: a path, ``rtsp://user:password@host/path``, ``gige:name``, or
+            ``scene:?seed=3&width=640&height=512&bits=16&fps=30``.
         live: whether frames come at their own rate; None is the kind's nature (a scene does, files do
             not). A camera always does.
 
@@ -44,6 +46,10 @@ def open_source(uri: str, live: bool | None = None) -> Source:
         from stream.sources.network import NetworkSource
 
         return NetworkSource(uri)
+    if _scheme(uri) in CAMERAS:
+        from stream.sources.gige import GigeSource
+
+        return GigeSource(uri)
     found = _find(uri)
     if not isinstance(found, Path):
         from stream.sources.scene import SceneSource
@@ -70,6 +76,11 @@ def check_source(uri: str) -> None:
         from stream.sources.network import check_url
 
         check_url(uri)
+        return
+    if _scheme(uri) in CAMERAS:
+        from stream.sources.gige import parse_camera
+
+        parse_camera(uri)
         return
     found = _find(uri)
     if not isinstance(found, Path):

@@ -60,7 +60,6 @@ def test_a_scene_takes_its_fields_from_the_query_and_is_live():
         ("http://:80/", "names no host"),
         # Cameras that are still to come.
         ("/dev/video0", "not supported yet"),
-        ("gige:", "not supported yet"),
         # A scene's field that does not exist; those that do are listed.
         ("scene:?sead=3", "no field 'sead'; a scene's fields are seed, width"),
         # A field out of its range, and one of another type.
