@@ -72,7 +72,7 @@ def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:
         network.load_state_dict(state)
     except RuntimeError as error:
         said = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{path}: the weights do not fit their network ({said})") from None
+        raise WeightsError(f"{path}: not an RPCANet+ checkpoint: its weights do not fit ({said})") from None
     return network.eval(), metadata
 
 

@@ -31,6 +31,8 @@ def stirred(config: NetworkConfig, seed: int = 0) -> RPCANetPlus:
                 value.uniform_(0.5, 1.5)
             elif name.endswith("running_mean"):
                 value.normal_(0, 0.2)
+            elif name.endswith("bias"):
+                value.normal_(0, 0.1)
     return network.eval()
 
 

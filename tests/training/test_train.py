@@ -104,9 +104,9 @@ def test_a_longer_network_begins_with_the_stages_of_a_shorter_one(recipe, tiny_s
     short = train(recipe, tiny_set.parent, tmp_path / "short", None)
     network = recipe.network.model_copy(update={"stages": 3})
     longer = recipe.model_copy(update={"network": network})
-    for start, its in [(short.folder, short.network), (short.folder / "best.safetensors", None)]:
+    best = short.folder / "best.safetensors"
+    for start, its in [(short.folder, short.network), (best, load_network(best)[0])]:
         run = Run(longer, tmp_path / f"longer {start.name}", torch.device("cpu"), start)
-        its = its or load_network(start)[0]
         for mine, theirs in zip(run.network.stages, its.stages, strict=False):
             for one, other in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True):
                 assert torch.equal(one, other)
