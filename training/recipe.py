@@ -66,6 +66,7 @@ class Recipe(_Strict):
     rate: Annotated[float, Field(gt=0)] = 1e-4
     schedule: Literal["poly", "cosine"] = "poly"
     warm_up: Annotated[int, Field(ge=0)] = 0
+    freeze_norm: bool = False  # batch norm keeps the statistics it starts with: right for batches of one
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0 leaves gradients alone
     pixel_weight: Annotated[float, Field(ge=0)] = 0.0  # of the pixels' cross-entropy
     fidelity_weight: Annotated[float, Field(ge=0)] = 0.1

@@ -133,6 +133,10 @@ class Run:
             _begin_with(network, start)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = deepcopy(self.network)
+        if recipe.freeze_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate)
         self.step = 0
         self.best = -1.0
