@@ -1,0 +1,46 @@
+"""The supervisor: the whole system is one table, and what cannot run is refused before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.contract import ModelError
+from stream import StreamError
+from stream.config import Config, StreamConfig
+from stream.supervisor import Supervisor, _wire, process_table
+
+
+def config(*streams: StreamConfig, **changes: object) -> Config:
+    return Config.model_validate({"streams": streams, **changes})
+
+
+def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tracks() -> None:
+    streams = (StreamConfig(name="a", source="scene:"), StreamConfig(name="b", source="scene:?seed=2"))
+    table = process_table(config(*streams), _wire(2), threshold=0.5)
+    assert [spec.name for spec in table] == ["track", "infer", "capture a", "capture b"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "lossless"),
+    [
+        (StreamConfig(name="a", source="x.mp4"), True),
+        (StreamConfig(name="a", source="x.mp4", live=True), False),
+        (StreamConfig(name="a", source="scene:"), False),
+        (StreamConfig(name="a", source="scene:", live=False), True),
+    ],
+)
+def test_subscribers_may_slow_down_only_runs_that_wait(stream: StreamConfig, lossless: bool) -> None:
+    track, *_ = process_table(config(stream), _wire(1), threshold=0.5)
+    assert track.arguments[0].lossless is lossless
+
+
+def test_a_source_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(StreamError, match="gone.mp4"):
+        Supervisor(config(StreamConfig(name="a", source=str(tmp_path / "gone.mp4"))), lambda _: None)
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        Supervisor(config(StreamConfig(name="a", source="scene:"), model="nothing"), lambda _: None)

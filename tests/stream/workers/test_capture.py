@@ -1,0 +1,144 @@
+"""Capture: every frame of a source is sent on or accounted for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+import numpy as np
+import pytest
+
+from stream.config import StreamConfig
+from stream.frame import End, FrameRef, Go, Hello, Release, Stop, receive, send
+from stream.ring import FrameRing
+from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
+from stream.workers import capture
+
+
+class Counted(Source):
+    """Gives frames whose pixels are all their number; fails or ends after the last."""
+
+    def __init__(self, frames: int, live: bool, lost: dict[int, int], fault: str | None) -> None:
+        self.info = SourceInfo(width=48, height=32, bits=16, fps=30.0, live=live)
+        self.frames, self.lost, self.fault = frames, lost, fault
+        self.given = 0
+        self.closed = False
+
+    def read(self, timeout: float) -> SourceFrame | None:
+        if self.given == self.frames:
+            if self.fault:
+                raise SourceError(self.fault)
+            raise EndOfSource
+        self.given += 1
+        pixels = np.full((32, 48), 1000 + self.given - 1, np.uint16)
+        return SourceFrame(pixels, time.monotonic_ns(), lost=self.lost.get(self.given - 1, 0))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A capture worker on a thread, and the ends of its pipes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, source: Counted, slots: int) -> None:
+        self.source = source
+        self.ring = FrameRing(slots)
+        self.frames, frames = Pipe(duplex=False)
+        returns, self.returns = Pipe(duplex=False)
+        self.reports, reports = Pipe(duplex=False)
+        monkeypatch.setattr(capture, "open_source", lambda uri, live: source)
+        config = StreamConfig(name="c", source="counted")
+        self.thread = threading.Thread(target=capture.main, args=(3, config, self.ring, frames, returns, reports))
+        self.thread.start()
+        assert isinstance(self.next(self.reports), Hello)
+        assert isinstance(self.next(self.frames), Hello)
+
+    def next(self, connection: Connection) -> object:
+        assert connection.poll(10), "nothing came"
+        return receive(connection)
+
+    def rest(self) -> tuple[list[FrameRef], End]:
+        frames = []
+        while isinstance(message := self.next(self.frames), FrameRef):
+            frames.append(message)
+        assert isinstance(message, End)
+        self.thread.join(timeout=10)
+        assert self.source.closed
+        return frames, message
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    made: list[Bench] = []
+
+    def make(
+        frames: int, live: bool, slots: int = 4, lost: dict[int, int] | None = None, fault: str | None = None
+    ) -> Bench:
+        made.append(Bench(monkeypatch, Counted(frames, live, lost or {}, fault), slots))
+        return made[-1]
+
+    yield make
+    for one in made:
+        send(one.returns, Stop())
+        one.thread.join(timeout=10)
+        one.ring.close()
+
+
+def test_nothing_is_read_before_the_go(bench) -> None:
+    one = bench(frames=2, live=False)
+    assert not one.frames.poll(0.3)
+    assert one.source.given == 0
+    send(one.returns, Go())
+    frames, end = one.rest()
+    assert [f.seq for f in frames] == [0, 1]
+    assert (end.stream, end.dropped, end.fault) == (3, {}, None)
+
+
+def test_a_live_source_without_a_free_slot_drops_and_says_so(bench) -> None:
+    one = bench(frames=10, live=True, slots=4)
+    send(one.returns, Go())
+    frames, end = one.rest()
+    assert [f.seq for f in frames] == [0, 1, 2, 3]
+    assert end.dropped == {capture.NO_SLOT: 6}
+
+
+def test_a_source_that_waits_goes_on_when_a_slot_comes_back(bench) -> None:
+    one = bench(frames=9, live=False, slots=2)
+    send(one.returns, Go())
+    seqs = []
+    while isinstance(message := one.next(one.frames), FrameRef):
+        pixels = one.ring.frame(message.slot, message.height, message.width, message.bits)
+        assert (pixels == 1000 + message.seq).all()
+        seqs.append(message.seq)
+        send(one.returns, Release(message.slot))
+    assert seqs == list(range(9))
+    assert message.dropped == {}
+
+
+def test_frames_that_the_camera_lost_are_gaps_and_drops(bench) -> None:
+    one = bench(frames=4, live=True, slots=8, lost={2: 5})
+    send(one.returns, Go())
+    frames, end = one.rest()
+    assert [f.seq for f in frames] == [0, 1, 7, 8]
+    assert [f.dropped for f in frames] == [{}, {}, {capture.LOST: 5}, {}]
+    assert end.dropped == {}
+
+
+def test_a_stop_ends_the_stream_in_the_middle(bench) -> None:
+    one = bench(frames=10**9, live=True, slots=2)
+    send(one.returns, Go())
+    one.next(one.frames)
+    send(one.returns, Stop())
+    _, end = one.rest()
+    assert end.fault is None
+
+
+def test_a_source_that_fails_ends_its_stream_with_the_reason_after_its_last_frame(bench) -> None:
+    one = bench(frames=3, live=False, slots=8, fault="x.mp4: damaged after frame 3")
+    send(one.returns, Go())
+    frames, end = one.rest()
+    assert len(frames) == 3
+    assert end.fault == "x.mp4: damaged after frame 3"
