@@ -78,15 +78,12 @@ class WeighAndProject(nn.Module):
         if self.training:
             out: Tensor = self.project(x * scale)
             return out
-        # A 3x3 convolution to one map costs a CPU as much as one to sixteen. Nine maps, one a tap, and
-        # their shifted sum, first along the rows' axis and then along the columns', save a sixth of a
-        # stage in OpenVINO and a quarter in ONNX Runtime.
+        # A 3x3 convolution from c maps to one costs a CPU as much as one to sixteen. One of 1x1 to nine
+        # maps, one a tap, whose shifted sum is a 3x3 convolution of zeros and ones, saves a quarter of
+        # a K=1 network in OpenVINO and in ONNX Runtime, and an eighth of K=6.
         taps = self.project.weight.flatten(2)[0].T[..., None, None]  # [9, c, 1, 1]
-        h, w = x.shape[2:]
-        maps = F.pad(F.conv2d(x * scale, taps), (0, 0, 1, 1))
-        rows = F.pad(maps[:, 0:3, :h] + maps[:, 3:6, 1 : h + 1] + maps[:, 6:9, 2 : h + 2], (1, 1))
-        out = rows[:, 0:1, :, :w] + rows[:, 1:2, :, 1 : w + 1] + rows[:, 2:3, :, 2 : w + 2]
-        return out + self._bias()
+        shifts = torch.eye(9, dtype=x.dtype, device=x.device).view(1, 9, 3, 3)
+        return F.conv2d(F.conv2d(x * scale, taps), shifts, self.project.bias, padding=1)
 
     def _bias(self) -> Tensor:
         assert self.project.bias is not None
