@@ -19,6 +19,8 @@ class Engine(Protocol):
     name: str
     """The backend: ``openvino``, ``onnxruntime``, ``tensorrt``."""
     info: ModelInfo
+    best_batch: int
+    """The frames in a batch beyond which more save no time; on a CPU, one."""
 
     def prepare(self, batch: int, height: int, width: int) -> None:
         """Compile for a shape and run it once, so that its first ``infer`` is as fast as its last.

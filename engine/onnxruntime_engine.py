@@ -18,6 +18,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    best_batch = 1
 
     def __init__(self, content: bytes, info: ModelInfo, threads: int | None) -> None:
         self.info = info

@@ -20,6 +20,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    best_batch = 1
 
     def __init__(self, content: bytes, info: ModelInfo, threads: int | None) -> None:
         self.info = info

@@ -59,7 +59,7 @@ class _Infer:
 
     def greet(self, hellos: Sequence[Hello]) -> None:
         """Load and compile for the streams as they said they would be."""
-        best = {bits: getattr(self.engine(bits), "best_batch", 1) for bits in {hello.bits for hello in hellos}}
+        best = {bits: self.engine(bits).best_batch for bits in {hello.bits for hello in hellos}}
         largest = self.config.batch.largest or min(best.values())
         for shape in {(hello.bits, hello.height, hello.width) for hello in hellos}:
             streams = sum((hello.bits, hello.height, hello.width) == shape for hello in hellos)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from stream.config import PublishConfig
-from stream.detect import DetectConfig, detect
+from stream.detect import DetectConfig, FalseAlarms, detect
 from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, receive, send
 from stream.messages import TracksMessage, TruthMessage, WirePoint, WireTrack, encode
 from stream.publish import Publisher
@@ -50,6 +50,7 @@ class _Stream:
 
     name: str
     tracker: Tracker
+    alarms: FalseAlarms | None
     latencies: list[tuple[int, ...]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     tracks: int = 0
@@ -67,7 +68,10 @@ class _TrackWorker:
     ) -> None:
         self.config, self.rings, self.returns = config, rings, returns
         self.publisher, self.reports = publisher, reports
-        self.streams = [_Stream(name, Tracker(config.track)) for name in config.streams]
+        rate = config.detect.false_alarms
+        self.streams = [
+            _Stream(name, Tracker(config.track), FalseAlarms(rate) if rate else None) for name in config.streams
+        ]
         self.reported_ns = time.monotonic_ns()
 
     def take_in(self, frame: FrameRef) -> None:
@@ -77,9 +81,13 @@ class _TrackWorker:
         targets = ring.targets(frame.slot, frame.height, frame.width)
         pixels = ring.frame(frame.slot, frame.height, frame.width, frame.bits)
         detections = detect(targets, pixels, self.config.detect, self.config.threshold)
+        if stream.alarms:
+            detections = stream.alarms.keep(detections)
         send(self.returns[frame.stream], Release(frame.slot))
         frame.times["detect"] = time.monotonic_ns()
         tracks = stream.tracker.update(detections, _time_ns(frame))
+        if stream.alarms:
+            stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
         self.publish(stream, frame, tracks)
         stream.tracks = sum(track.state != "tentative" for track in tracks)

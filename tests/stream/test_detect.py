@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -221,22 +219,6 @@ def test_without_splits_it_is_hysteresis(levels: np.ndarray) -> None:
     parts = [levels[labels == key] for key in range(1, count + 1)]
     right = sorted((len(part), part.max() / 255) for part in parts if part.max() >= 128)
     assert sorted(zip(found.area.tolist(), found.peak.tolist(), strict=True)) == right
-
-
-@pytest.mark.parametrize(("shape", "budget_ms"), [((512, 640), 0.5), ((2048, 2560), 15.0)])
-def test_cost_of_a_map(shape: tuple[int, int], budget_ms: float) -> None:
-    """The budgets of an idle core, with room for a busy one."""
-    rng = np.random.default_rng(0)
-    levels = np.zeros(shape, np.uint8)
-    for y, x in zip(rng.integers(8, shape[0] - 8, 40), rng.integers(8, shape[1] - 8, 40), strict=True):
-        levels[y - 6 : y + 7, x - 6 : x + 7] = as_map(bump(6, 6, 1.5, shape=(13, 13)))
-    frame = rng.integers(80, 120, shape, np.uint8)
-    costs = []
-    for _ in range(40):
-        begin = time.perf_counter()
-        detect(levels, frame, DetectConfig())
-        costs.append((time.perf_counter() - begin) * 1e3)
-    assert min(costs) < 3 * budget_ms
 
 
 def test_false_alarms_are_held() -> None:

@@ -37,7 +37,7 @@ def test_subscribers_may_slow_down_only_runs_that_wait(stream: StreamConfig, los
 
 
 def test_a_source_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(StreamError, match="gone.mp4"):
+    with pytest.raises(StreamError, match=r"gone\.mp4"):
         Supervisor(config(StreamConfig(name="a", source=str(tmp_path / "gone.mp4"))), lambda _: None)
 
 

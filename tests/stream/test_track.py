@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -176,18 +175,6 @@ def test_plain_scenes() -> None:
     assert np.mean([score.mota for score in scores]) >= 0.93
     assert np.mean([score.idf1 for score in scores]) >= 0.95
     assert min(score.mota for score in scores) > 0.90
-
-
-def test_cost_of_a_frame() -> None:
-    """A budget with room for a slow and busy machine: 0.2 ms is the aim for eight targets, 3 ms for the crowd."""
-    for scenario, budget_ms in ((SCENARIOS[0], 0.6), (Scenario(**{**SCENARIOS[-1].__dict__, "frames": 30}), 9.0)):
-        scene = make_sequence(scenario, 0)
-        costs = []
-        for _ in range(3):
-            begin = time.thread_time()
-            _run(scene)
-            costs.append((time.thread_time() - begin) / len(scene.times_ns) * 1e3)
-        assert min(costs) < budget_ms
 
 
 coordinates = st.floats(-1e4, 1e4)

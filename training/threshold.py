@@ -1,0 +1,59 @@
+"""Choose a threshold: ``python -m training.threshold RUN --data FOLDER`` tries them on the run's held-out frames."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.data import DataError, Sample
+from training.metrics import Tally
+from training.model import RPCANetPlus
+from training.recipe import Recipe, RecipeError
+from training.train import split_samples
+from training.weights import WeightsError, load_network
+
+THRESHOLDS = tuple(round(float(p), 2) for p in np.arange(0.5, 1.0, 0.05))
+
+
+@torch.no_grad()
+def try_thresholds(network: RPCANetPlus, samples: Sequence[Sample]) -> dict[float, Tally]:
+    """Return what each of ``THRESHOLDS``, a probability, finds in whole frames."""
+    tallies = {threshold: Tally() for threshold in THRESHOLDS}
+    for sample in samples:
+        frame = torch.from_numpy(sample.frame).float()[None, None] / 255
+        found = network(frame)[0, 0].sigmoid().numpy()
+        for threshold, tally in tallies.items():
+            tally.add(found > threshold, sample.mask)
+    return tallies
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="The folder of a run; its best weights are tried.")],
+    data: Annotated[Path, typer.Option(help="The folder that holds the data sets of its recipe.")],
+) -> None:
+    """Print the figures of thresholds on the frames that the run held out of training, never on test frames."""
+    try:
+        network, metadata = load_network(run / "best.safetensors")
+        if "recipe" not in metadata:
+            raise WeightsError(f"{run / 'best.safetensors'}: does not say its recipe; weights of a run are needed")
+        _, held_out = split_samples(Recipe.model_validate_json(metadata["recipe"]), data)
+    except (WeightsError, DataError, RecipeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    table = Table("threshold", "IoU", "precision", "recall", "Pd (overlap)", title=f"{len(held_out)} held-out frames")
+    for threshold, tally in try_thresholds(network, held_out).items():
+        figures = tally.report()
+        table.add_row(f"{threshold:.2f}", *(f"{figures[key]:.4f}" for key in ("iou", "precision", "recall", "pd")))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
