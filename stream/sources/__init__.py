@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "a video file, a folder of images, a camera as rtsp://host/path, udp://host:port, srt://host:port or "
-    "http://host/path or gige:name, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
+    "http://host/path, gige:name or v4l2:/dev/video0, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
 )
 NETWORK = ("rtsp", "rtsps", "srt", "udp", "rtp", "http", "https")
 CAMERAS = ("gige", "u3v")
-NOT_YET = ("v4l2",)
+DEVICES = ("v4l2",)
 IMAGES_FPS = 30.0
 """The rate of a folder of images, which states none itself."""
 MAX_SIDE = 8192
@@ -50,6 +50,10 @@ def open_source(uri: str, live: bool | None = None) -> Source:
         from stream.sources.gige import GigeSource
 
         return GigeSource(uri)
+    if _scheme(uri) in DEVICES:
+        from stream.sources.v4l2 import V4l2Source
+
+        return V4l2Source(uri)
     found = _find(uri)
     if not isinstance(found, Path):
         from stream.sources.scene import SceneSource
@@ -82,6 +86,11 @@ def check_source(uri: str) -> None:
 
         parse_camera(uri)
         return
+    if _scheme(uri) in DEVICES:
+        from stream.sources.v4l2 import parse_device
+
+        parse_device(uri)
+        return
     found = _find(uri)
     if not isinstance(found, Path):
         return
@@ -112,6 +121,8 @@ def wait_until(due_ns: int, timeout: float) -> bool:
 
 
 def _scheme(uri: str) -> str:
+    if uri.startswith("/dev/video"):
+        return "v4l2"
     return uri.partition(":")[0].lower() if ":" in uri else ""
 
 
@@ -119,8 +130,6 @@ def _find(uri: str) -> Path | SceneConfig:
     scheme, _, rest = uri.partition(":")
     if scheme == "scene":
         return _scene_config(uri, rest)
-    if uri.startswith("/dev/video") or _scheme(uri) in NOT_YET:
-        raise SourceError(f"{masked(uri)}: cameras of this kind are not supported yet; give {ACCEPTED}")
     shown = masked(uri)[:200] if uri.isprintable() and uri else repr(uri)[:200]  # one line, whatever it is
     path = Path(uri)
     try:

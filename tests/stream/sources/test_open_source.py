@@ -58,8 +58,8 @@ def test_a_scene_takes_its_fields_from_the_query_and_is_live():
         ("rtsp://127.0.0.1/a\nb", "not a URL"),
         ("udp://127.0.0.1", "needs a port"),
         ("http://:80/", "names no host"),
-        # Cameras that are still to come.
-        ("/dev/video0", "not supported yet"),
+        # A device that is none.
+        ("v4l2:video0", "a device such as v4l2:/dev/video0"),
         # A scene's field that does not exist; those that do are listed.
         ("scene:?sead=3", "no field 'sead'; a scene's fields are seed, width"),
         # A field out of its range, and one of another type.
