@@ -21,6 +21,7 @@ from av.container import InputContainer
 
 from stream.sources import MAX_SIDE, masked
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.srt import SrtReader, check_srt
 from stream.sources.video import MAX_GAP_NS, luma
 
 CONNECT_S = 5.0
@@ -50,7 +51,7 @@ _HTTP_FORMATS = "mpegts,mpjpeg,matroska,webm,flv,nut,mjpeg"  # none that names o
 _OPTIONS = {
     "rtsp": _RTSP | {"protocol_whitelist": "rtp,udp,tcp"},
     "rtsps": _RTSP | {"protocol_whitelist": "rtp,udp,tcp,tls"},
-    "srt": _DATAGRAMS | {"protocol_whitelist": "srt"},
+    "srt": {"analyzeduration": "500000"},
     "udp": _DATAGRAMS | {"protocol_whitelist": "udp"},
     "rtp": _DATAGRAMS | {"protocol_whitelist": "rtp,udp"},
     "http": {"analyzeduration": "500000", "seekable": "0", "protocol_whitelist": "http,tcp"},
@@ -267,6 +268,8 @@ def check_url(url: str) -> None:
     if parts.scheme in ("udp", "rtp", "srt"):
         if not port:
             raise SourceError(f"{shown}: it needs a port, as in {parts.scheme}://127.0.0.1:5000")
+        if parts.scheme == "srt":
+            check_srt(url, shown)
     elif not parts.hostname:
         raise SourceError(f"{shown}: it names no host")
 
@@ -284,10 +287,9 @@ def _connect(url: str) -> InputContainer:
             format=_FORMATS.get(scheme),
             options=options,
             metadata_errors="replace",
+            io_open=_open_srt if scheme == "srt" else None,
             timeout=(CONNECT_S, SILENCE_S),
         )
-    except av.error.ProtocolNotFoundError:
-        raise SourceError(f"{shown}: the FFmpeg that PyAV brings has no {scheme.upper()}") from None
     except (av.FFmpegError, OSError) as error:
         # Some demuxers report an interrupted wait as bad data.
         late = time.monotonic() - started >= CONNECT_S
@@ -312,6 +314,10 @@ def _connect(url: str) -> InputContainer:
         container.close()
         raise
     return container
+
+
+def _open_srt(url: str, _flags: int, _options: dict[str, str]) -> SrtReader:
+    return SrtReader(url, CONNECT_S, SILENCE_S)
 
 
 def _frames(container: InputContainer, pace: _Pace) -> Iterator[_Decoded]:
