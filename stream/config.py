@@ -138,7 +138,8 @@ def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
     """Return a ``streams`` value for sources given on the command line, named after them."""
     streams: list[dict[str, Any]] = []
     for source in sources:
-        stem = Path(source.partition("?")[0].rstrip("/:")).stem
+        place = source.partition("?")[0].rpartition("@")[2]  # a camera's password names nothing
+        stem = Path(place.rstrip("/:")).stem
         name = base = "".join(c if c.isalnum() or c in "_.-" else "_" for c in stem)[:48] or "stream"
         taken = {stream["name"] for stream in streams}
         number = 2

@@ -77,3 +77,9 @@ def test_streams_of_the_command_line_are_named_after_their_sources() -> None:
     named = streams_of(["clips/a b.mp4", "x/a b.mp4", "frames/", "scene:?seed=3"], live=None)
     assert [stream["name"] for stream in named] == ["a_b", "a_b_2", "frames", "scene"]
     assert [stream["source"] for stream in named][2] == "frames/"
+
+
+def test_a_stream_is_never_named_after_a_password() -> None:
+    sources = ["rtsp://user:secret@host", "rtsp://user:se/cret@host:554/live", "rtsp://host/live?password=secret"]
+    named = streams_of(sources, live=None)
+    assert [stream["name"] for stream in named] == ["host", "live", "live_2"]
