@@ -3,7 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-dev demo test lint clean
+# Debian's packages that tests of live cameras need (a real RTSP server, a GigE Vision camera on loopback); without
+# them those tests skip and say so. SRT, GigE Vision and USB3 Vision cameras need the two libraries at run time.
+DEBIAN := libsrt1.5-gnutls libaravis-0.8-0 aravis-tools python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools \
+	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+
+.PHONY: debian-packages setup setup-dev demo test lint clean
 
 setup: $(VENV)/.base
 
@@ -23,6 +28,9 @@ $(VENV)/.base: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
+
+debian-packages:
+	@echo $(DEBIAN)
 
 demo: $(VENV)/.base
 	$(BIN)/python run_pipeline.py --duration 15
