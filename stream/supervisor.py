@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from engine.contract import find_model, read_model
 from stream import StreamError
@@ -111,7 +112,7 @@ def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[Wor
 
 
 def _may_drop(stream: StreamConfig) -> bool:
-    return stream.source.startswith("scene:") if stream.live is None else stream.live
+    return not Path(stream.source).exists() if stream.live is None else stream.live  # only files wait by themselves
 
 
 class Supervisor:

@@ -25,8 +25,9 @@ def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tra
 @pytest.mark.parametrize(
     ("stream", "lossless"),
     [
-        (StreamConfig(name="a", source="x.mp4"), True),
-        (StreamConfig(name="a", source="x.mp4", live=True), False),
+        (StreamConfig(name="a", source=__file__), True),
+        (StreamConfig(name="a", source=__file__, live=True), False),
+        (StreamConfig(name="a", source="rtsp://camera/1"), False),
         (StreamConfig(name="a", source="scene:"), False),
         (StreamConfig(name="a", source="scene:", live=False), True),
     ],
