@@ -5,11 +5,14 @@ from __future__ import annotations
 
 def main() -> None:
     """Parse the command line and run."""
-    import typer
+    try:
+        import typer
 
-    from stream.command import run
+        from stream.command import run
 
-    typer.run(run)
+        typer.run(run)
+    except KeyboardInterrupt:  # while importing; once it runs, the supervisor takes it
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":  # workers import this file too; it must cost them nothing

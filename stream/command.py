@@ -22,6 +22,7 @@ from stream.supervisor import PipelineError, Supervisor
 DEFAULT = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SAY_EVERY_S = 5.0
 BAD_INPUT, BROKEN = 2, 1
+PLAIN: Any = {"highlight": False, "soft_wrap": True}
 
 
 def run(
@@ -60,12 +61,12 @@ def run(
         checked = load_config(config, overrides)
         if report_to and report_to != "-" and not Path(report_to).absolute().parent.is_dir():
             raise StreamError(f"--report {report_to}: its folder does not exist")
+        if report_to and Path(report_to).is_dir():
+            raise StreamError(f"--report {report_to}: a folder; a file is expected")
+        if live is not None and not source:
+            raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")
         supervisor = Supervisor(checked, lambda _: None)
-        console.print(
-            f"{checked.model} on engine {checked.engine}, publishing on {checked.publish.endpoint}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"starting {checked.model} (engine {checked.engine}) for {checked.publish.endpoint}", **PLAIN)
         try:
             _run_and_show(supervisor, console)
         finally:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stream import StreamError
 from stream.detect import DetectConfig
+from stream.sources import masked
 from stream.track import TrackConfig
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
@@ -140,7 +141,7 @@ def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
     for source in sources:
         place = source.partition("?")[0].rpartition("@")[2]  # a camera's password names nothing
         stem = Path(place.rstrip("/:")).stem
-        name = base = "".join(c if c.isalnum() or c in "_.-" else "_" for c in stem)[:48] or "stream"
+        name = base = "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in stem)[:48] or "stream"
         taken = {stream["name"] for stream in streams}
         number = 2
         while name in taken:
@@ -173,7 +174,7 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         return f"{key}: no such key; {hint}"
     reason = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    got = "" if first["type"] == "missing" else f" (it is {masked(repr(first['input']))})"
     return f"{key}: {reason[0].lower()}{reason[1:]}{got}"
 
 

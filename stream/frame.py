@@ -49,6 +49,11 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
     truth: list[tuple[int, float, float]] | None
 
 
+def own_time_ns(captured_ns: int, camera_ns: int | None, live: bool) -> int:
+    """Return the time that a stream's filters go by: for a file that waits for us, its own, whatever our speed."""
+    return captured_ns if live or camera_ns is None else camera_ns
+
+
 class Hello(msgspec.Struct, tag="hello", array_like=True):
     """A source is open: what its frames will look like."""
 

@@ -100,9 +100,9 @@ class StatusMessage(msgspec.Struct, kw_only=True):
     Attributes:
         schema: ``irstream.status/1``.
         stream: name of the stream.
-        health: ``ok``, ``silent`` (no frame in the last second) or ``ended``.
+        health: ``ok``, ``silent`` (no frame in the last two seconds) or ``ended``.
         frames: published so far.
-        fps: published in the last second.
+        fps: published a second, over the last two.
         dropped: so far, by reason.
         latency_ms: of the last second, capture to publish: ``p50``, ``p99`` and ``max``.
         tracks: confirmed tracks in the last frame.

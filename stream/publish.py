@@ -46,6 +46,8 @@ class Publisher:
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a message."""
+        while self._socket.poll(0):  # news of subscribers would pile up unread
+            self._socket.recv()
         self._socket.send_multipart((topic.encode(), payload), copy=False)
 
     def wait_for(self, subscribers: int) -> None:

@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stream import StreamError
 from stream.books import StreamBook
 from stream.config import Config
 from stream.latency import Latency
@@ -110,12 +111,19 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
 
 
 def write_report(path: str, content: dict[str, Any]) -> None:
-    """Write a report to a file, or to standard output if ``path`` is ``-``."""
+    """Write a report to a file, or to standard output if ``path`` is ``-``.
+
+    Raises:
+        StreamError: if it cannot be written.
+    """
     text = json.dumps(content, indent=2) + "\n"
     if path == "-":
         sys.stdout.write(text)
-    else:
+        return
+    try:
         Path(path).write_text(text)
+    except OSError as error:
+        raise StreamError(f"--report {path}: {error.strerror}") from None
 
 
 def _table(title: str, caption: str | None = None) -> Table:

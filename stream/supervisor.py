@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from engine.contract import find_model, read_model
 from stream import StreamError
 from stream.books import StreamBook
-from stream.config import Config, StreamConfig
+from stream.config import Config
 from stream.frame import Failed, Go, Hello, Message, Passed, Publish, Ready, Stop, receive, send
 from stream.messages import encode
 from stream.ring import FrameRing
-from stream.sources import check_source, masked
+from stream.sources import check_source, is_live, masked
 from stream.workers import capture, infer, track, work
 
 SLOTS = 8  # a stream's: one being captured, one waiting, one in the engine, one being tracked, and as many to spare
+STOPS = (signal.SIGINT, signal.SIGTERM)
 START_S = 120.0
 STOP_S = 15.0
 TICK_S = 0.25
@@ -74,7 +76,7 @@ def _wire(streams: int) -> _Wiring:
 def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[WorkerSpec]:
     """Return every process of a run: one a camera, one a device, one tracker."""
     names = tuple(stream.name for stream in config.streams)
-    lossless = not any(_may_drop(stream) for stream in config.streams)
+    lossless = not any(is_live(stream.source, stream.live) for stream in config.streams)
     to_capture = tuple(sender for _, sender in wiring.returns)
     captures = [
         WorkerSpec(
@@ -111,10 +113,6 @@ def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[Wor
     ]
 
 
-def _may_drop(stream: StreamConfig) -> bool:
-    return not Path(stream.source).exists() if stream.live is None else stream.live  # only files wait by themselves
-
-
 class Supervisor:
     """Runs the pipeline that a configuration describes, once.
 
@@ -147,12 +145,13 @@ class Supervisor:
             StreamError: if a user's mistake ended it.
             PipelineError: if the pipeline failed.
         """
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, self._on_signal) for number in STOPS}
+        finished = False
         try:
             self._start()
-            self._watch()
+            finished = self._watch()
         finally:
-            self._end()
+            self._end(STOP_S if finished else 0)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self.show(self.books)
@@ -166,6 +165,9 @@ class Supervisor:
 
     def _start(self) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when a worker imports numpy
+        # A terminal and a service manager signal the whole group; workers never hear it, we decide.
+        resource_tracker.ensure_running()  # starting it would unblock the signals again
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         for spec in self._table:
             receiver, sender = _context.Pipe(duplex=False)
             process = _context.Process(
@@ -178,27 +180,33 @@ class Supervisor:
             sender.close()
             self._processes[spec.name] = process
             self._reports[receiver] = spec.name
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
-    def _watch(self) -> None:
+    def _watch(self) -> bool:
+        """Watch until the streams have ended; return whether they have, so that the workers end by themselves."""
         deadline = time.monotonic() + START_S
         end = status = shown = float("inf")
-        stopping = False
-        while not all(book.ended for book in self.books) and self._failure is None:
+        started = stopping = False
+        while not all(book.ended for book in self.books):
             self._hear(TICK_S)
             now = time.monotonic()
-            if end == float("inf") and len(self._ready) == len(self._table):
+            if self._failure or self._signals > 1 or (self._signals and not started):
+                return False
+            if not started and len(self._ready) == len(self._table):
+                started = True
                 self._tell_captures(Go())
-                end = now + self.config.duration if self.config.duration else now + 1e12
                 status = shown = now
+                if self.config.duration:
+                    end = now + self.config.duration
                 for book in self.books:
                     book.started = now
-            if (self._signals or now > end) and not stopping:
+            if started and not stopping and (self._signals or now > end):
                 stopping = True
                 deadline = now + STOP_S
                 self._tell_captures(Stop())
-            if now > deadline and (stopping or end == float("inf")):
-                missing = sorted(set(self._processes) - self._ready) or [b.name for b in self.books if not b.ended]
-                raise PipelineError(f"{', '.join(missing)}: no answer; gave up waiting")
+            if now > deadline and (stopping or not started):
+                waiting = [b.name for b in self.books if not b.ended] if started else set(self._processes) - self._ready
+                raise PipelineError(f"{', '.join(sorted(waiting))}: no answer; gave up waiting")
             if now >= status:
                 status = now + STATUS_S
                 for book in self.books:
@@ -208,6 +216,7 @@ class Supervisor:
                 self.show(self.books)
         for book in self.books:
             self._publish_status(book)
+        return True
 
     def _hear(self, timeout: float) -> None:
         sentinels = {process.sentinel: name for name, process in self._processes.items()}
@@ -252,16 +261,20 @@ class Supervisor:
             send(sender, message)
 
     def _publish_status(self, book: StreamBook) -> None:
-        send(self._wiring.outbox[1], Publish(*encode(book.status())))
+        if select.select([], [self._wiring.outbox[1]], [], 0)[1]:  # a tracker that is stuck must not stop us too
+            send(self._wiring.outbox[1], Publish(*encode(book.status())))
 
-    def _end(self) -> None:
-        """Let the workers finish; end those that do not."""
+    def _end(self, patience_s: float) -> None:
+        """Let the workers finish for so long; end those that do not."""
+        self._tell_captures(Stop())
         send(self._wiring.outbox[1], Stop())
-        deadline = time.monotonic() + (0 if self._failure or self._signals > 1 else STOP_S)
+        deadline = time.monotonic() + patience_s
+        while self._processes and self._signals < 2 and time.monotonic() < deadline:
+            wait([process.sentinel for process in self._processes.values()], TICK_S)
+            for name in [name for name, process in self._processes.items() if not process.is_alive()]:
+                del self._processes[name]
         for process in self._processes.values():
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
         for ring in self._wiring.rings:
             ring.close()

@@ -76,7 +76,7 @@ class Run:
         command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
         self.process = subprocess.Popen(
             command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, name: value, "COLUMNS": "200"},
+            env={**os.environ, name: value, "COLUMNS": "200"}, start_new_session=True,
         )  # fmt: skip
 
     def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:
@@ -216,13 +216,25 @@ def test_report_to_standard_output_leaves_it_to_json_alone() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_cleanly(number: signal.Signals) -> None:
+@pytest.mark.parametrize("group", [False, True], ids=["to-the-command", "to-all-its-processes"])
+def test_a_signal_ends_the_run_cleanly(number: signal.Signals, group: bool) -> None:
     started = Run()
     started.listen(until=bool)
-    started.process.send_signal(number)
+    (os.killpg if group else os.kill)(started.process.pid, number)
     outcome = started.end()
     assert (outcome.code, outcome.left) == (0, []), outcome.err
     assert "end to end" in outcome.out
+
+
+def test_a_signal_while_it_starts_ends_it_at_once() -> None:
+    started = Run("--wait-for", 1)  # nobody comes
+    for name in ("capture sky", "infer", "track"):
+        started.worker(name)
+    before = time.monotonic()
+    os.killpg(started.process.pid, signal.SIGINT)
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    assert time.monotonic() - before < 10
 
 
 @pytest.mark.parametrize("victim", ["capture sky", "infer", "track"])
@@ -310,6 +322,9 @@ BAD = {
     "value out of range": (lambda d: _bad_config(d, STREAMS + "threads: 0"), "threads"),
     "unreadable image": (_bad_image, "2.png"),
     "unknown field of a scene": (lambda _: ["--source", "scene:?sede=3"], "sede"),
+    "frames that are too large": (lambda _: ["--source", "scene:?width=8192&height=4096&frames=1"], "8192x4096"),
+    "a folder for the report": (lambda d: ["--report", d], "a folder"),
+    "pace without a source": (lambda _: ["--live"], "--source"),
     "report into no folder": (lambda d: ["--report", d / "no" / "r.json"], "its folder does not exist"),
 }
 

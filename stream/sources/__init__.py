@@ -68,6 +68,13 @@ def open_source(uri: str, live: bool | None = None) -> Source:
     return VideoSource(found, bool(live))
 
 
+def is_live(uri: str, live: bool | None = None) -> bool:
+    """Tell whether frames of ``uri`` come at their own rate: cameras always, scenes unless told, files if told."""
+    if _scheme(uri) in (*NETWORK, *CAMERAS, *DEVICES):
+        return True
+    return bool(live) if live is not None else _scheme(uri) == "scene"
+
+
 def check_source(uri: str) -> None:
     """Find what is wrong with a URI without decoding anything or asking a camera.
 

@@ -37,7 +37,6 @@ def work(
 
     cv2.setNumThreads(1)  # a worker is one of many; its maps are too small to share out
     setproctitle(f"irstream {name}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor decides
     try:
         main(*arguments, reports)
     except (StreamError, EngineError) as error:

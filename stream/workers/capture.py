@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from stream.config import StreamConfig
-from stream.frame import End, FrameRef, Go, Hello, Release, Stop, receive, send
+from stream.frame import End, FrameRef, Go, Hello, Release, Stop, own_time_ns, receive, send
 from stream.publish import monotonic_to_utc_ns
 from stream.ring import MAX_PIXELS, FrameRing
 from stream.sources import open_source
@@ -80,12 +80,11 @@ class _Capture:
     def keep(self, frame: SourceFrame, live: bool) -> None:
         """Copy a frame into a free slot and send its descriptor on."""
         height, width = frame.pixels.shape
-        if height * width > MAX_PIXELS:
-            raise SourceError(f"{self.config.name}: a frame of {width}x{height}; {MAX_PIXELS} pixels are the most")
+        _check_size(self.config, width, height)
         bits = 8 * frame.pixels.itemsize
         slot = self.free.popleft()
         np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
-        low, high = self.window(frame, bits)
+        low, high = self.window(frame, bits, live)
         send(
             self.frames,
             FrameRef(
@@ -108,13 +107,18 @@ class _Capture:
         )
         self.dropped.clear()
 
-    def window(self, frame: SourceFrame, bits: int) -> tuple[float, float]:
+    def window(self, frame: SourceFrame, bits: int, live: bool) -> tuple[float, float]:
         """Return the pixel values that the network is to see as 0 and 1."""
         if self.config.window:
             return self.config.window
         if bits == 8:
             return FULL_8_BIT
-        return self.follower.update(frame.pixels.view(np.uint16), frame.captured_ns)
+        return self.follower.update(frame.pixels.view(np.uint16), own_time_ns(frame.captured_ns, frame.camera_ns, live))
+
+
+def _check_size(config: StreamConfig, width: int, height: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise SourceError(f"{config.name}: frames of {width}x{height}; {MAX_PIXELS} pixels (4096x4096) are the most")
 
 
 def main(
@@ -132,6 +136,7 @@ def main(
     """
     source = open_source(config.source, config.live)
     info = source.info
+    _check_size(config, info.width, info.height)
     hello = Hello(stream, info.width, info.height, info.bits, info.fps, info.live)
     ring.touch(info.height, info.width, info.bits)
     send(frames, hello)

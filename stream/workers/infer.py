@@ -63,7 +63,8 @@ class _Infer:
         largest = self.config.batch.largest or min(best.values())
         for shape in {(hello.bits, hello.height, hello.width) for hello in hellos}:
             streams = sum((hello.bits, hello.height, hello.width) == shape for hello in hellos)
-            for batch in range(1, min(largest, streams) + 1):
+            most = min(largest, streams) if all(hello.live for hello in hellos) else largest
+            for batch in range(1, most + 1):
                 self.engine(shape[0]).prepare(batch, *shape[1:])
         self.batcher = Batcher(largest, round(self.config.batch.window_ms * 1e6))
 

@@ -13,7 +13,7 @@ import msgspec
 
 from stream.config import PublishConfig
 from stream.detect import DetectConfig, FalseAlarms, detect
-from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, receive, send
+from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, own_time_ns, receive, send
 from stream.messages import TracksMessage, TruthMessage, WirePoint, WireTrack, encode
 from stream.publish import Publisher
 from stream.ring import FrameRing
@@ -85,7 +85,7 @@ class _TrackWorker:
             detections = stream.alarms.keep(detections)
         send(self.returns[frame.stream], Release(frame.slot))
         frame.times["detect"] = time.monotonic_ns()
-        tracks = stream.tracker.update(detections, _time_ns(frame))
+        tracks = stream.tracker.update(detections, own_time_ns(frame.captured_ns, frame.camera_ns, frame.live))
         if stream.alarms:
             stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
@@ -145,11 +145,6 @@ class _TrackWorker:
         for index, stream in enumerate(self.streams):
             if stream.latencies:
                 self.report(index)
-
-
-def _time_ns(frame: FrameRef) -> int:
-    """Return when the tracker is to think that the frame was seen: a file's own time, for a file that waits for us."""
-    return frame.captured_ns if frame.live or frame.camera_ns is None else frame.camera_ns
 
 
 def main(

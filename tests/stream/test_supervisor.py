@@ -28,6 +28,8 @@ def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tra
         (StreamConfig(name="a", source=__file__), True),
         (StreamConfig(name="a", source=__file__, live=True), False),
         (StreamConfig(name="a", source="rtsp://camera/1"), False),
+        (StreamConfig(name="a", source="rtsp://camera/1", live=False), False),
+        (StreamConfig(name="a", source="/dev/video0"), False),
         (StreamConfig(name="a", source="scene:"), False),
         (StreamConfig(name="a", source="scene:", live=False), True),
     ],
