@@ -73,8 +73,11 @@ class StreamBook:
         now = time.monotonic()
         while self._recent and now - self._recent[0][0] > RATE_SPAN_S:
             self._recent.popleft()
-        span = min(RATE_SPAN_S, max(now - self.started, 1e-3))
-        return sum(count for _, count in self._recent) / span
+        if len(self._recent) < 2:
+            return 0.0
+        # The first report's frames came before it: they do not belong to the span that it begins.
+        frames = sum(count for _, count in self._recent) - self._recent[0][1]
+        return frames / max(self._recent[-1][0] - self._recent[0][0], 1e-3)
 
     def mean_fps(self) -> float:
         """Return the frames published a second over the whole run."""

@@ -42,7 +42,7 @@ class Publisher:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
-            raise StreamError(f"publish.endpoint {endpoint}: {error.strerror}; choose another with --publish") from None
+            raise StreamError(f"publish.endpoint {endpoint}: {zmq.strerror(error.errno)}; choose another with --publish") from None
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a message."""

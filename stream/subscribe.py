@@ -31,6 +31,7 @@ def subscribe(
 
     Raises:
         StreamError: if the endpoint cannot be used.
+        ValueError: if what it publishes is not this version's.
     """
     context = zmq.Context()
     socket = context.socket(zmq.SUB)
@@ -96,7 +97,7 @@ def main(
             print(msgspec.json.encode(message).decode() if json else describe(message), flush=True)
             if number == count:
                 break
-    except StreamError as error:
+    except (StreamError, ValueError) as error:  # a message of another version is a ValueError
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, BrokenPipeError):
