@@ -42,7 +42,8 @@ class Publisher:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
-            raise StreamError(f"publish.endpoint {endpoint}: {zmq.strerror(error.errno)}; choose another with --publish") from None
+            reason = str(error.strerror).partition(" (addr=")[0]  # it names the endpoint, as we do
+            raise StreamError(f"publish.endpoint {endpoint}: {reason}; choose another with --publish") from None
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a message."""
