@@ -30,6 +30,14 @@ def pixel_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), masks)
 
 
+def target_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the target pixels of a batch; 0 where it has none.
+
+    One pixel in two thousand is a target: without this a network begins by learning that there are none.
+    """
+    return (F.softplus(-logits.float()) * masks).sum() / masks.sum().clamp(min=1)
+
+
 def fidelity_loss(rebuilt: Tensor, frame: Tensor) -> Tensor:
     """Return the mean squared error of the rebuilt frame, ``D^K``, against the frame itself."""
     return F.mse_loss(rebuilt.float(), frame)

@@ -90,38 +90,51 @@ class WeighAndProject(nn.Module):
         return self.project.bias
 
     def folded(self, x: Tensor, expand: nn.Conv2d) -> Tensor:
-        """Return ``self(expand(x))`` without ever making the c-channel map.
+        """Return ``self(expand(x))`` without ever making the c-channel map; exact up to rounding.
 
         Nothing between ``expand`` (3x3, b -> c) and the output is non-linear but the weights of
         the attention, and those need only the mean of ``expand(x)``, which follows from sums of
         ``x``. So a frame's three steps are one 3x3 convolution b -> 9 (one map a tap of the
-        projection) and nine shifted sums. Exact up to rounding, the zero padding included, and
-        twice as fast to train on a CPU.
+        projection) and nine shifted sums, or one 5x5 convolution b -> 1 away from the border.
 
         Args:
-            x: ``[batch, b, h, w]``.
+            x: a padded map of b channels (see training.thin).
             expand: the convolution that would make the c-channel map.
 
         Returns:
             ``[batch, 1, h, w]``.
         """
+        from training import thin
+
         assert expand.bias is not None
-        h, w = x.shape[2:]
+        h, w = x.shape[2] - 2 * thin.PAD, x.shape[3] - 2 * thin.PAD
         taps = self.project.weight.flatten(2)[0]  # [c, 9]
-        mean = torch.einsum("cbij,nbij->nc", expand.weight, _window_sums(x)) / (h * w) + expand.bias
+        mean = torch.einsum("cbij,nbij->nc", expand.weight, thin.window_sums(x)) / (h * w) + expand.bias
         scale = self.excitation(mean[..., None, None])[..., 0, 0]  # [n, c]
         weight = torch.einsum("ck,nc,cbij->nkbij", taps, scale, expand.weight)  # [n, 9, b, 3, 3]
         bias = torch.einsum("ck,nc,c->nk", taps, scale, expand.bias)  # [n, 9]
-        maps = torch.cat([F.conv2d(*one, padding=1) for one in zip(x[:, None], weight, bias, strict=True)])
-        # Shifts by padding and cropping: the gradient of a slice would be a whole map of zeros each.
-        shifted = [F.pad(tap, (1 - k % 3, k % 3 - 1, 1 - k // 3, k // 3 - 1)) for k, tap in enumerate(maps.unbind(1))]
-        return torch.stack(shifted, 1).sum(1, keepdim=True) + self._bias()
+        return thin.tail(x, weight, bias) + self._bias()
 
 
-def _window_sums(x: Tensor) -> Tensor:
-    """Sum the nine zero-padded shifts of ``x``, ``[n, b, h, w]``, over the frame: ``[n, b, 3, 3]``."""
-    rows = torch.stack([x[:, :, :-1].sum(2), x.sum(2), x[:, :, 1:].sum(2)], 2)
-    return torch.stack([rows[..., :-1].sum(3), rows.sum(3), rows[..., 1:].sum(3)], 3)
+@torch.no_grad()
+def _start_open(layers: nn.Sequential) -> None:
+    """Start a thin chain as one that hands its channels on, half of them negated, plus a little noise.
+
+    A random start lets most ReLUs of a chain this thin die, or leaves so little of a faint target at its end that a
+    thousand steps go by before anything is learned.
+    """
+    for index, part in enumerate(part for part in layers if isinstance(part, nn.Conv2d)):
+        assert part.bias is not None
+        outputs, inputs, middle = part.weight.shape[0], part.weight.shape[1], part.weight.shape[2] // 2
+        nn.init.normal_(part.weight, std=0.1)
+        nn.init.zeros_(part.bias)
+        for output in range(outputs):
+            if index:
+                part.weight[output, output % inputs, middle, middle] += 1
+            else:
+                sign = 1 - 2 * (output % 2)
+                part.weight[output, 0, middle, middle] = sign
+                part.bias[output] = 0.5 if sign < 0 else -0.05 * output
 
 
 class Chain(nn.Module):
@@ -136,20 +149,39 @@ class Chain(nn.Module):
             parts.append(nn.Conv2d(b if layer else 1, b, size, padding=size // 2))
             parts += [nn.BatchNorm2d(b), nn.ReLU()] if normalise else [nn.ReLU()]
         self.layers = nn.Sequential(*parts)
-        for part in self.layers:
-            if isinstance(part, nn.Conv2d):  # torch's own start lets most of a thin chain's ReLUs die
-                assert part.bias is not None
-                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-                nn.init.zeros_(part.bias)
+        _start_open(self.layers)
         self.expand = nn.Conv2d(b, config.channels, 3, padding=1)
         self.head = WeighAndProject(config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(x)
         if self.training and x.device.type == "cpu":
-            return self.head.folded(x, self.expand)
-        out: Tensor = self.head(self.expand(x))
+            return self.head.folded(self._thin(x), self.expand)
+        out: Tensor = self.head(self.expand(self.layers(x)))
         return out
+
+    def _thin(self, x: Tensor) -> Tensor:
+        """Return the padded map ``[n, b, h + 4, w + 4]`` of ``self.layers``; frozen batch norm costs nothing."""
+        from training import thin  # needs Numba, which the CPU alone does
+
+        norms = [part for part in self.layers if isinstance(part, nn.BatchNorm2d)]
+        weights, biases = [], []
+        for index, part in enumerate(part for part in self.layers if isinstance(part, nn.Conv2d)):
+            weight, bias = part.weight, part.bias
+            assert bias is not None
+            if norms and not norms[index].training:
+                norm = norms[index]
+                assert norm.running_var is not None
+                assert norm.running_mean is not None
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias
+            weights.append(weight if weight.shape[2] == 3 else F.pad(weight, (1, 1, 1, 1)))
+            biases.append(bias)
+        x = thin.pad(x)
+        if not any(norm.training for norm in norms):
+            return thin.chain(x, weights, biases)
+        for weight, bias, norm in zip(weights, biases, norms, strict=True):
+            x = thin.norm_relu(thin.chain(x, [weight], [bias], relu=False), norm)
+        return x
 
 
 class Stage(nn.Module):

@@ -69,6 +69,7 @@ class Recipe(_Strict):
     freeze_norm: bool = False  # batch norm keeps the statistics it starts with: right for batches of one
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0 leaves gradients alone
     pixel_weight: Annotated[float, Field(ge=0)] = 0.0  # of the pixels' cross-entropy
+    target_weight: Annotated[float, Field(ge=0)] = 0.0  # of the target pixels' cross-entropy
     fidelity_weight: Annotated[float, Field(ge=0)] = 0.1
     fidelity_every: Annotated[int, Field(ge=1)] = 1  # steps; the weight is multiplied to make up for it
     deep_supervision: Annotated[float, Field(ge=0)] = 0.0  # weight of the earlier stages' targets

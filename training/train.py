@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from training.data import Augmentation, DataError, Sample, make_batch, part_of, read_split
-from training.losses import fidelity_loss, pixel_loss, soft_iou_loss
+from training.losses import fidelity_loss, pixel_loss, soft_iou_loss, target_loss
 from training.metrics import Tally
 from training.model import NetworkConfig, RPCANetPlus
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -61,6 +61,8 @@ def loss_of(network: RPCANetPlus, frames: Tensor, masks: Tensor, recipe: Recipe,
     loss = soft_iou_loss(stages[-1].target, masks)
     if recipe.pixel_weight:
         loss = loss + recipe.pixel_weight * pixel_loss(stages[-1].target, masks)
+    if recipe.target_weight:
+        loss = loss + recipe.target_weight * target_loss(stages[-1].target, masks)
     if recipe.deep_supervision and len(stages) > 1:
         earlier = [soft_iou_loss(stage.target, masks) for stage in stages[:-1]]
         loss = loss + recipe.deep_supervision * torch.stack(earlier).mean()
@@ -137,7 +139,7 @@ class Run:
             for module in self.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate, fused=True)
         self.step = 0
         self.best = -1.0
         folder.mkdir(parents=True, exist_ok=True)

@@ -64,59 +64,6 @@ def test_what_no_target_needs_is_left_out(make_network):
     assert torch.equal(network(frame), whole[-1].target)
 
 
-SIZES = [
-    ("square", 1, 24, 24),
-    ("odd", 2, 17, 31),
-    ("one row", 2, 1, 9),
-    ("one pixel", 1, 1, 1),
-    ("two pixels", 3, 2, 2),
-]
-
-
-@pytest.mark.parametrize(("why", "batch", "height", "width"), SIZES, ids=[c[0] for c in SIZES])
-def test_the_folded_head_equals_the_plain_one(why, batch, height, width, make_network):
-    """Expanding, weighing and projecting in one folded step gives the same map and gradients, border included."""
-    chain = make_network(stages=1, channels=16, bottleneck=3).stages[0].target.double()
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
-    upstream = torch.randn(batch, 1, height, width, generator=generator, dtype=torch.float64)
-
-    def run(how):
-        chain.zero_grad()
-        leaf = x.clone().requires_grad_()
-        out = how(leaf)
-        (out * upstream).sum().backward()
-        parts = [*chain.expand.parameters(), *chain.head.parameters()]
-        return [out.detach(), leaf.grad, *(p.grad.clone() for p in parts)]
-
-    chain.head.train()  # a convolution, as published
-    plain = run(lambda leaf: chain.head(chain.expand(leaf)))
-    folded = run(lambda leaf: chain.head.folded(leaf, chain.expand))
-    chain.head.eval()  # nine maps and their shifted sum
-    shifted = run(lambda leaf: chain.head(chain.expand(leaf)))
-    for want, *others in zip(plain, folded, shifted, strict=True):
-        for other in others:
-            torch.testing.assert_close(other, want)
-
-
-def test_training_mode_has_the_gradients_of_a_plain_network(make_network):
-    """A whole network in training mode answers and learns like one that is computed plainly."""
-    network = make_network(stages=2, **SMALL).double().train()
-    for module in network.modules():  # batch statistics alone would differ from the plain network's
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-    frame = torch.rand(3, 1, 14, 19, dtype=torch.float64)
-    weights = dict(network.named_parameters()) | dict(network.named_buffers())
-    last, plain = network.decompose(frame)[-1], plain_rpcanet.decompose(weights, network.config, frame)[-1]
-    results = []
-    for T, D in ((last.target, last.frame), (plain[1], plain[3])):
-        network.zero_grad()
-        (T.square().mean() + D.square().mean()).backward()
-        results.append([T.detach(), D.detach(), *(p.grad.clone() for p in network.parameters())])
-    for mine, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
 KEYS = ["NUDT_SIRST_mIoU_92.37", "SIRST_Aug_mIoU_74.56", "IRSTD_1K_mIoU_64.68"]
 
 
