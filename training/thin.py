@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import thin_kernels as kernels
-from training.thin_kernels import PAD as PAD
 from training.thin_kernels import Array
+
+PAD = kernels.PAD
 
 
 def _transposed(weight: Array) -> Array:
