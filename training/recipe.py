@@ -37,6 +37,8 @@ class DataRecipe(_Strict):
     split: str = "train"
     repeat: Annotated[int, Field(ge=1)] = 1
     set_aside: Annotated[int, Field(ge=0)] = 0  # every n-th frame (by CRC of its name) is left out altogether
+    clips: list[str] | None = None  # of a set of labelled video; None for all
+    every: Annotated[int, Field(ge=1)] = 10  # of its frames, those whose number is a multiple of it
 
 
 class AugmentRecipe(_Strict):
@@ -45,6 +47,14 @@ class AugmentRecipe(_Strict):
     gain: Annotated[float, Field(ge=1)] = 1.0
     bias: Share = 0.0
     noise: Annotated[float, Field(ge=0)] = 0.0
+    noise_share: Share = 0.5
+    poisson: Annotated[float, Field(ge=0)] = 0.0
+    stripes: Annotated[float, Field(ge=0)] = 0.0
+    salt_pepper: Share = 0.0
+    agc: Share = 0.0
+    scale: Annotated[float, Field(ge=1)] = 1.0
+    paste: Share = 0.0
+    away: Share = 0.0
 
 
 class Recipe(_Strict):

@@ -1,0 +1,177 @@
+"""Readers of data sets: the published folder shapes, and labelled video as target-free background."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.sample import Box, DataError, Sample
+
+MASK_LEVEL = 127  # above it, a mask's pixel is target
+IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg")
+FOLDERS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"))
+ALSO_CALLED = {"train": "trainval"}  # IRSTD-1k and SIRST-Aug call it so
+BOX_MARGIN = 4  # pixels that a labelled box is grown by: what spills out of a loose box is no background
+CLIP_KEYS = ("frame", "x", "y", "w", "h")
+
+
+def read_split(folder: Path, split: str) -> list[Sample]:
+    """Read the frames of one split of a data set in one of the shapes that the sets are published in.
+
+    - NUDT-SIRST, NUAA-SIRST: ``images/``, ``masks/`` and ``<split>.txt``, one name a line, without a suffix;
+      a mask may be called ``<name>_pixels0`` as in NUAA-SIRST; the list may lie in ``img_idx/`` as
+      ``<split>_<set>.txt``, or in a folder such as ``50_50/``.
+    - IRSTD-1k: ``IRSTD1k_Img/`` and ``IRSTD1k_Label/`` with ``trainval.txt`` and ``test.txt``.
+    - SIRST-Aug, and IRSTD-1k as others pack it: ``trainval/images``, ``trainval/masks``, ``test/...``, without a list.
+
+    Raises:
+        DataError: on a missing list, image or mask, or one whose size or kind is wrong.
+    """
+    for called in (split, ALSO_CALLED.get(split, split)):
+        if (below := folder / called).is_dir():
+            return [_read(below, FOLDERS[0], name) for name in _listed(below / FOLDERS[0][0])]
+    listing = _listing(folder, split)
+    try:
+        names = listing.read_text().split()
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{listing}: not readable as text; it has one name a line, without a suffix") from None
+    if not names:
+        raise DataError(f"{listing}: names no frame; it has one name a line, without a suffix")
+    pair = FOLDERS[1] if (folder / FOLDERS[1][0]).is_dir() else FOLDERS[0]
+    return [_read(folder, pair, _stem(name)) for name in names]
+
+
+def _listing(folder: Path, split: str) -> Path:
+    for called in (split, ALSO_CALLED.get(split, split)):
+        places = [folder / f"{called}.txt", *sorted(folder.glob(f"img_idx/{called}_*.txt"))]
+        for path in [*places, *sorted(folder.glob(f"*/{called}.txt"))]:
+            if path.is_file():
+                return path
+    said = f"a data set is a folder with images/, masks/ and {split}.txt, or with {split}/images and {split}/masks"
+    raise DataError(f"{folder / split}.txt: no such file; {said}")
+
+
+def _listed(folder: Path) -> list[str]:
+    names = sorted(path.stem for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not names:
+        raise DataError(f"{folder}: no images in it")
+    return names
+
+
+def _stem(name: str) -> str:
+    """Return a name of a list without the suffix that some lists have."""
+    return Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _read(folder: Path, pair: tuple[str, str], name: str) -> Sample:
+    frame = _gray(_find(folder / pair[0], name))
+    mask_path = _find(folder / pair[1], name, f"{name}_pixels0")
+    mask = _gray(mask_path)
+    if mask.shape != frame.shape:
+        (mh, mw), (fh, fw) = mask.shape, frame.shape
+        raise DataError(f"{mask_path}: mask of {mw}x{mh} for a frame of {fw}x{fh}; they must agree")
+    if mask.any() and mask.max() <= MASK_LEVEL:
+        raise DataError(f"{mask_path}: its brightest pixel is {mask.max()}; a mask is 0 and 255")
+    return Sample(name, frame, mask > MASK_LEVEL)
+
+
+def _find(folder: Path, *names: str) -> Path:
+    for name in names:
+        for suffix in IMAGE_SUFFIXES:
+            if (path := folder / f"{name}{suffix}").is_file():
+                return path
+    raise DataError(f"{folder / names[0]}.png: no such image, nor one that ends in {', '.join(IMAGE_SUFFIXES[1:])}")
+
+
+def _gray(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError(f"{path}: not a readable image")
+    if image.dtype != np.uint8:
+        raise DataError(f"{path}: {image.dtype} pixels; 8-bit gray is expected")
+    if image.ndim == 3:  # gray saved as colour is common in these sets
+        if image.shape[2] < 3:
+            raise DataError(f"{path}: {image.shape[2]} channels; 8-bit gray is expected")
+        image = cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2GRAY)
+    return np.ascontiguousarray(image)
+
+
+def is_video(folder: Path) -> bool:
+    """Tell whether a folder holds labelled clips: ``clips.csv``, and for each clip a CSV of boxes and a video."""
+    return (folder / "clips.csv").is_file()
+
+
+def clip_names(folder: Path) -> list[str]:
+    """Return the names that ``clips.csv`` lists, sorted."""
+    return sorted(row["clip"] for row in _rows(folder / "clips.csv", ("clip",)))
+
+
+def read_video(folder: Path, clips: list[str] | None, every: int) -> list[Sample]:
+    """Read frames of labelled clips as background: no target in the mask, and the labelled boxes unknown.
+
+    Frames without a row in the clip's CSV are left out: nobody says that they hold no target.
+
+    Args:
+        folder: holds ``clips.csv`` and, for each clip, ``<clip>.csv`` (``frame,x,y,w,h``) and ``<clip>.mp4``.
+        clips: which of them; None for all.
+        every: of each clip, the frames whose number is a multiple of it.
+    """
+    known = clip_names(folder)
+    for clip in clips or ():
+        if clip not in known:
+            raise DataError(f"{folder / 'clips.csv'}: no clip {clip!r} in it")
+    return [sample for clip in (known if clips is None else clips) for sample in _read_clip(folder, clip, every)]
+
+
+def _read_clip(folder: Path, clip: str, every: int) -> Iterator[Sample]:
+    boxes: dict[int, list[tuple[float, ...]]] = {}
+    listing = folder / f"{clip}.csv"
+    for row in _rows(listing, CLIP_KEYS):
+        try:
+            number, *box = (float(row[key]) for key in CLIP_KEYS)
+        except (TypeError, ValueError):
+            raise DataError(f"{listing}: {','.join(map(str, row.values()))!r} is not {','.join(CLIP_KEYS)}") from None
+        boxes.setdefault(int(number), []).append(tuple(box))
+    path = folder / f"{clip}.mp4"
+    last = max((number for number in boxes if number % every == 0), default=-1)
+    read = -1
+    try:
+        with av.open(str(path)) as container:
+            for read, frame in enumerate(container.decode(video=0)):
+                if read % every == 0 and read in boxes:
+                    pixels = np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
+                    unknown = tuple(_grown(box, pixels.shape) for box in boxes[read])
+                    yield Sample(f"{clip}/{read:06}", pixels, np.zeros(pixels.shape, np.bool_), unknown)
+                if read >= last:
+                    break
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise DataError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})") from None
+    if read < last:
+        raise DataError(f"{path}: {read + 1} frames, and {listing.name} has a box for frame {last}")
+
+
+def _grown(box: tuple[float, ...], shape: tuple[int, ...]) -> Box:
+    """Return a labelled box with its margin, within the frame."""
+    x, y, w, h = box
+    left, top = math.floor(x) - BOX_MARGIN, math.floor(y) - BOX_MARGIN
+    right, bottom = math.ceil(x + w) + BOX_MARGIN, math.ceil(y + h) + BOX_MARGIN
+    return max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
+
+
+def _rows(path: Path, keys: tuple[str, ...]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise DataError(f"{path}: not a readable CSV; it has the columns {','.join(keys)}") from None
+    if missing := [key for key in keys if key not in (reader.fieldnames or ())]:
+        raise DataError(f"{path}: no column {missing[0]!r}; it has the columns {','.join(keys)}")
+    return rows
