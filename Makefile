@@ -8,9 +8,6 @@ BIN := $(VENV)/bin
 DEBIAN := libsrt1.5-gnutls libaravis-0.8-0 aravis-tools python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 
-# These run in a process of their own: torch crashed in training after it had exported ONNX in the same one.
-TRAINING := tests/training/test_train.py tests/training/test_weights.py
-
 .PHONY: debian-packages setup setup-dev demo test lint clean
 
 setup: $(VENV)/.base
@@ -40,8 +37,7 @@ demo: $(VENV)/.base
 	$(BIN)/python run_pipeline.py --duration 15
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(TRAINING))
-	$(BIN)/python -m pytest $(TRAINING)
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
