@@ -120,7 +120,7 @@ def _noisy(frame: NDArray[np.float32], rng: np.random.Generator, augment: Augmen
         for most in (augment.noise, augment.poisson, augment.stripes, augment.salt_pepper)
     )
     if read or shot:
-        noise = _white(frame.shape, rng)
+        noise = white_noise(frame.shape, rng)
         if shot:  # drawn as the Gaussian that it is near: a Poisson generator takes ten times as long
             noise *= np.sqrt(np.maximum(frame, 0) * np.float32((shot / 255) ** 2) + np.float32((read / 255) ** 2))
         else:
@@ -138,7 +138,7 @@ def _noisy(frame: NDArray[np.float32], rng: np.random.Generator, augment: Augmen
     return frame
 
 
-def _white(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+def white_noise(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
     """Return Gaussian noise of deviation 1: a run out of a pool that starts anywhere, since drawing it is slow."""
     size = math.prod(shape)
     if size > POOL // 2:

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from training.augment import Augmentation, Frame, Mask, resample, side_before, vary
 from training.paste import Cutout, paste_target
 from training.sample import DataError, Sample, part_of
+from training.scenes import Scene
 from training.sets import is_video, read_split, read_video
 
 if TYPE_CHECKING:
     from training.recipe import DataRecipe
 
-__all__ = ["Augmentation", "DataError", "Sample", "make_batch", "part_of", "read_parts", "read_split"]
+__all__ = ["Augmentation", "DataError", "Sample", "Scene", "make_batch", "part_of", "read_parts", "read_split"]
 
 DONOR_TRIES = 20  # frames looked at for one with a target to paste
 AWAY_TRIES = 8
 
 
-def read_parts(parts: list[DataRecipe], data: Path, held_out_parts: int) -> tuple[list[Sample], list[Sample]]:
+def read_parts(parts: list[DataRecipe], data: Path, held_out_parts: int) -> tuple[list[Sample | Scene], list[Sample]]:
     """Read what a recipe trains on.
 
     Args:
@@ -34,9 +35,12 @@ def read_parts(parts: list[DataRecipe], data: Path, held_out_parts: int) -> tupl
     Returns:
         The frames to draw crops from, each as often as the recipe weighs it, and the held-out ones.
     """
-    train: list[Sample] = []
+    train: list[Sample | Scene] = []
     held_out: list[Sample] = []
     for part in parts:
+        if part.set == "scene":
+            train += [Scene(tuple(part.backgrounds))] * part.frames
+            continue
         folder = data / part.set
         if is_video(folder):
             train += read_video(folder, part.clips, part.every) * part.repeat
@@ -50,7 +54,7 @@ def read_parts(parts: list[DataRecipe], data: Path, held_out_parts: int) -> tupl
 
 
 def make_batch(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample | Scene],
     rng: np.random.Generator,
     batch: int,
     size: int,
@@ -75,7 +79,10 @@ def make_batch(
     for index in range(batch):
         sample = samples[int(rng.integers(len(samples)))]
         side = side_before(size, rng, augment)
-        frame, mask = _crop(sample, rng, side, target_share, augment.away)
+        if isinstance(sample, Scene):
+            frame, mask = sample.draw(rng, side)
+        else:
+            frame, mask = _crop(sample, rng, side, target_share, augment.away)
         if side != size:
             frame, mask = resample(frame, mask, size)
         if augment.paste > 0 and rng.random() < augment.paste:
@@ -90,10 +97,11 @@ def make_batch(
     return frames, masks
 
 
-def _donated(samples: Sequence[Sample], rng: np.random.Generator) -> Cutout | None:
+def _donated(samples: Sequence[Sample | Scene], rng: np.random.Generator) -> Cutout | None:
     """Draw a target of a frame that has one which can be pasted."""
     for _ in range(DONOR_TRIES):
-        if targets := samples[int(rng.integers(len(samples)))].targets:
+        sample = samples[int(rng.integers(len(samples)))]
+        if isinstance(sample, Sample) and (targets := sample.targets):
             return targets[int(rng.integers(len(targets)))]
     return None
 

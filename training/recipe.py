@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class RecipeError(ValueError):
@@ -19,6 +19,9 @@ class _Strict(BaseModel):
 
 Side = Annotated[int, Field(ge=8)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Background = Literal["cloud", "terrain", "sea", "buildings", "trees", "people", "overlays"]
 
 
 class NetworkRecipe(_Strict):
@@ -39,6 +42,8 @@ class DataRecipe(_Strict):
     set_aside: Annotated[int, Field(ge=0)] = 0  # every n-th frame (by CRC of its name) is left out altogether
     clips: list[str] | None = None  # of a set of labelled video; None for all
     every: Annotated[int, Field(ge=1)] = 10  # of its frames, those whose number is a multiple of it
+    frames: Annotated[int, Field(ge=1)] = 1000  # of the set "scene", which is drawn: as likely as so many frames
+    backgrounds: Annotated[list[Background], Field(min_length=1)] = list(get_args(Background))
 
 
 class AugmentRecipe(_Strict):
@@ -58,24 +63,29 @@ class AugmentRecipe(_Strict):
 
 
 class Recipe(_Strict):
-    """A training run.
+    """A training run; its length is either ``steps`` or ``epochs``.
 
-    A tenth of every data set (by CRC of the frames' names) is held out of training; the best
-    checkpoint is the one whose EMA weights score the highest IoU there.
+    A part of every data set (by CRC of the frames' names) is held out of training; the best checkpoint is the one
+    whose EMA weights score the highest IoU there. With ``held_out: 0`` every frame is trained on and the last EMA
+    weights are the best.
     """
 
     name: str
     seed: int = 0
     network: NetworkRecipe = NetworkRecipe()
     data: Annotated[list[DataRecipe], Field(min_length=1)]
-    steps: Annotated[int, Field(ge=1)]
-    batch: Annotated[int, Field(ge=1)] = 8
+    held_out: Literal[0] | Annotated[int, Field(ge=2)] = 10  # one frame in so many
+    steps: Annotated[int, Field(ge=0)] = 0
+    epochs: Annotated[int, Field(ge=0)] = 0  # of as many crops as there are frames
+    batch: Annotated[int, Field(ge=1)] = 8  # over all processes
     sizes: Annotated[list[Side], Field(min_length=1)] = [256]  # one drawn a step; the batch keeps its pixels
     target_share: Share = 0.0
     augment: AugmentRecipe = AugmentRecipe()
     rate: Annotated[float, Field(gt=0)] = 1e-4
     schedule: Literal["poly", "cosine"] = "poly"
     warm_up: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of a GPU's convolutions; a CPU's are float32
+    compile: bool = False  # torch.compile, on a GPU
     freeze_norm: bool = False  # batch norm keeps the statistics it starts with: right for batches of one
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0 leaves gradients alone
     pixel_weight: Annotated[float, Field(ge=0)] = 0.0  # of the pixels' cross-entropy
@@ -86,22 +96,53 @@ class Recipe(_Strict):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     evaluate_every: Annotated[int, Field(ge=1)] = 500
 
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError("give either steps or epochs, greater than 0")
+        return self
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
+    A recipe may say ``base: FILE.yaml``, beside it, and then only what differs: its keys replace the base's, those
+    of ``network`` and ``augment`` one by one.
+
     Raises:
         RecipeError: naming the file and, where it is one, the key.
     """
+    try:
+        return Recipe.model_validate(_read_yaml(path, ()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise RecipeError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _read_yaml(path: Path, above: tuple[Path, ...]) -> Any:  # noqa: ANN401 (whatever the file holds)
+    """Return a file's content over its base's; ``above`` are the files that led here."""
     try:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}; a recipe is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise RecipeError(f"{path}: {key}: {first['msg']}") from None
+    if not isinstance(raw, dict) or "base" not in raw:
+        return raw
+    name = raw.pop("base")
+    if not isinstance(name, str) or not (base := path.parent / name).is_file():
+        raise RecipeError(f"{path}: base: {name!r} is no file beside it; it names the recipe that this one changes")
+    if base.resolve() in above:
+        raise RecipeError(f"{path}: base: {name} leads back to itself")
+    found = _read_yaml(base, (*above, path.resolve(), base.resolve()))
+    return _over(found, raw) if isinstance(found, dict) else raw
+
+
+def _over(base: dict[Any, Any], keys: dict[Any, Any]) -> dict[Any, Any]:
+    """Return ``base`` with ``keys`` in place of its own, those of mappings one by one."""
+    merged = dict(base)
+    for key, value in keys.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
