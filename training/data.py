@@ -18,7 +18,17 @@ from training.sets import is_video, read_split, read_video
 if TYPE_CHECKING:
     from training.recipe import DataRecipe
 
-__all__ = ["Augmentation", "DataError", "Sample", "Scene", "make_batch", "part_of", "read_parts", "read_split"]
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "Sample",
+    "Scene",
+    "make_batch",
+    "part_of",
+    "read_parts",
+    "read_split",
+    "read_whole",
+]
 
 DONOR_TRIES = 20  # frames looked at for one with a target to paste
 AWAY_TRIES = 8
@@ -41,16 +51,25 @@ def read_parts(parts: list[DataRecipe], data: Path, held_out_parts: int) -> tupl
         if part.set == "scene":
             train += [Scene(tuple(part.backgrounds))] * part.frames
             continue
-        folder = data / part.set
-        if is_video(folder):
-            train += read_video(folder, part.clips, part.every) * part.repeat
+        samples = read_whole(part, data)
+        if is_video(data / part.set):
+            train += samples * part.repeat
             continue
-        samples = read_split(folder, part.split)
         if part.set_aside:
             samples = [s for s in samples if part_of(s.name, part.set_aside) != 0]
         train += [s for s in samples if part_of(s.name, held_out_parts) != 0] * part.repeat
         held_out += [s for s in samples if part_of(s.name, held_out_parts) == 0]
     return train, held_out
+
+
+def read_whole(part: DataRecipe, data: Path) -> list[Sample]:
+    """Read the frames of one part of a recipe's data, those set aside among them."""
+    folder = data / part.set
+    if is_video(folder):
+        return read_video(folder, part.clips, part.every)
+    if part.clips is not None:
+        raise DataError(f"{folder}: a recipe names clips of it, and it is no folder of labelled video with clips.csv")
+    return read_split(folder, part.split)
 
 
 def make_batch(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.packed import packed_files, read_packed
 from training.sample import Box, DataError, Sample
 
 MASK_LEVEL = 127  # above it, a mask's pixel is target
@@ -19,6 +20,7 @@ IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg")
 FOLDERS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"))
 ALSO_CALLED = {"train": "trainval"}  # IRSTD-1k and SIRST-Aug call it so
 BOX_MARGIN = 4  # pixels that a labelled box is grown by: what spills out of a loose box is no background
+VIDEO = "video"  # what the packed frames of clips are called in place of a split
 CLIP_KEYS = ("frame", "x", "y", "w", "h")
 
 
@@ -30,10 +32,13 @@ def read_split(folder: Path, split: str) -> list[Sample]:
       ``<split>_<set>.txt``, or in a folder such as ``50_50/``.
     - IRSTD-1k: ``IRSTD1k_Img/`` and ``IRSTD1k_Label/`` with ``trainval.txt`` and ``test.txt``.
     - SIRST-Aug, and IRSTD-1k as others pack it: ``trainval/images``, ``trainval/masks``, ``test/...``, without a list.
+    - Packed by ``training.pack``: ``<split>-000.zip`` and so on.
 
     Raises:
         DataError: on a missing list, image or mask, or one whose size or kind is wrong.
     """
+    if packed_files(folder, split):
+        return read_packed(folder, split)[0]
     for called in (split, ALSO_CALLED.get(split, split)):
         if (below := folder / called).is_dir():
             return [_read(below, FOLDERS[0], name) for name in _listed(below / FOLDERS[0][0])]
@@ -104,8 +109,8 @@ def _gray(path: Path) -> NDArray[np.uint8]:
 
 
 def is_video(folder: Path) -> bool:
-    """Tell whether a folder holds labelled clips: ``clips.csv``, and for each clip a CSV of boxes and a video."""
-    return (folder / "clips.csv").is_file()
+    """Tell whether a folder holds labelled clips: ``clips.csv``, a CSV of boxes and a video each; or them packed."""
+    return (folder / "clips.csv").is_file() or bool(packed_files(folder, VIDEO))
 
 
 def clip_names(folder: Path) -> list[str]:
@@ -123,11 +128,25 @@ def read_video(folder: Path, clips: list[str] | None, every: int) -> list[Sample
         clips: which of them; None for all.
         every: of each clip, the frames whose number is a multiple of it.
     """
+    if packed_files(folder, VIDEO):
+        return _chosen(folder, clips, every)
     known = clip_names(folder)
     for clip in clips or ():
         if clip not in known:
             raise DataError(f"{folder / 'clips.csv'}: no clip {clip!r} in it")
     return [sample for clip in (known if clips is None else clips) for sample in _read_clip(folder, clip, every)]
+
+
+def _chosen(folder: Path, clips: list[str] | None, every: int) -> list[Sample]:
+    """Read the frames of packed clips."""
+    samples, there = read_packed(folder, VIDEO)
+    if every % there:
+        raise DataError(f"{folder}: packed with every {there}th frame of a clip; every {every}th is asked for")
+    names = [sample.name.rpartition("/") for sample in samples]
+    if clips is not None and (missing := sorted({*clips} - {clip for clip, _, _ in names})):
+        raise DataError(f"{folder}: clip {missing[0]!r} is not among those packed")
+    chosen = [(clips is None or clip in clips) and int(number) % every == 0 for clip, _, number in names]
+    return [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
 
 
 def _read_clip(folder: Path, clip: str, every: int) -> Iterator[Sample]:

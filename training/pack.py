@@ -1,0 +1,70 @@
+"""Pack what a recipe trains on: ``python -m training.pack RECIPE.yaml --data FOLDER --out FOLDER``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.data import read_whole
+from training.packed import write_packed
+from training.recipe import DataRecipe, Recipe, RecipeError, read_recipe
+from training.sample import DataError, Sample
+from training.sets import VIDEO, is_video
+
+
+def pack(recipe: Recipe, also: list[tuple[str, str]], data: Path, out: Path) -> list[Path]:
+    """Write the splits that a recipe reads, whole, and others as named; return the files.
+
+    Of labelled video the clips and frames that the recipe names are written. What is set aside or held out is
+    written too: the program that reads a recipe leaves it out. Scenes are drawn, not read.
+    """
+    parts = [part for part in recipe.data if part.set != "scene"]
+    parts += [DataRecipe(set=name, split=split) for name, split in also]
+    paths: list[Path] = []
+    done: set[tuple[str, str]] = set()
+    for part in parts:
+        folder = data / part.set
+        split = VIDEO if is_video(folder) else part.split
+        if (part.set, split) in done:
+            continue
+        done.add((part.set, split))
+        samples, every = _gathered([other for other in parts if other.set == part.set], data, split)
+        paths += write_packed(out / part.set, split, samples, every)
+    return paths
+
+
+def _gathered(parts: list[DataRecipe], data: Path, split: str) -> tuple[list[Sample], int]:
+    """Read one split for all parts of a recipe that use it, every frame once."""
+    if split != VIDEO:
+        return read_whole(DataRecipe(set=parts[0].set, split=split), data), 1
+    every = math.gcd(*(part.every for part in parts))
+    denser = [part.model_copy(update={"every": every}) for part in parts]
+    found = {sample.name: sample for part in denser for sample in read_whole(part, data)}
+    return [found[name] for name in sorted(found)], every
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file (see configs/training).")],
+    data: Annotated[Path, typer.Option(help="The folder that holds the data sets.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it is given as --data afterwards.")],
+    also: Annotated[list[str] | None, typer.Option(help="A split to test on, SET:SPLIT; repeatable.")] = None,
+) -> None:
+    """Write the splits that a recipe needs as files of at most 60 MiB each."""
+    try:
+        named = [(name, split or "test") for name, _, split in (text.partition(":") for text in also or ())]
+        for path in pack(read_recipe(recipe), named, data, out):
+            print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+    except (RecipeError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
