@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -120,10 +120,10 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _read_yaml(path: Path, above: tuple[Path, ...]) -> Any:  # noqa: ANN401 (whatever the file holds)
+def _read_yaml(path: Path, above: tuple[Path, ...]) -> object:
     """Return a file's content over its base's; ``above`` are the files that led here."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw: object = yaml.safe_load(path.read_text())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}; a recipe is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

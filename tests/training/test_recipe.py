@@ -6,14 +6,15 @@ import pytest
 
 from training.recipe import RecipeError, read_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs" / "training").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "training").rglob("*.yaml"))
 LEAST = "name: least\ndata: [{set: dots}]\nsteps: 10\n"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_the_shipped_recipes_are_valid(path):
     """Every recipe in configs/training can be read."""
-    assert read_recipe(path).steps > 0
+    recipe = read_recipe(path)
+    assert recipe.steps > 0 or recipe.epochs > 0
 
 
 def test_defaults_are_the_authors(tmp_path):
@@ -33,10 +34,17 @@ BAD = [
     ("bytes that are no text", None, r"not YAML"),
     ("an unknown key", LEAST + "stepps: 3\n", r"stepps: Extra inputs"),
     ("an unknown key below", LEAST + "network: {stage: 3}\n", r"network.stage: Extra inputs"),
-    ("a missing key", "name: x\ndata: [{set: dots}]\n", r"steps: Field required"),
+    ("a missing key", "name: x\ndata: [{set: dots}]\n", r"\(top\): give either steps or epochs"),
+    ("two lengths", LEAST + "epochs: 4\n", r"\(top\): give either steps or epochs"),
     ("no data", "name: x\ndata: []\nsteps: 1\n", r"data: List should have at least 1"),
     ("a value out of range", LEAST + "target_share: 1.5\n", r"target_share: Input should be less than or equal to 1"),
-    ("no steps", "name: x\ndata: [{set: dots}]\nsteps: 0\n", r"steps: Input should be greater than or equal to 1"),
+    ("no steps", "name: x\ndata: [{set: dots}]\nsteps: 0\n", r"\(top\): give either steps or epochs"),
+    ("fewer than no steps", "name: x\ndata: [{set: dots}]\nsteps: -1\n", r"steps: Input should be greater"),
+    ("all held out", LEAST + "held_out: 1\n", r"held_out"),
+    ("an unknown precision", LEAST + "precision: half\n", r"precision: Input should be 'float32'"),
+    ("a base that is not there", LEAST + "base: none.yaml\n", r"base: 'none.yaml' is no file beside it"),
+    ("a base that is no name", LEAST + "base: [1]\n", r"base: \[1\] is no file"),
+    ("a base that is itself", LEAST + "base: r.yaml\n", r"base: r.yaml leads back to itself"),
     ("a word for a number", LEAST + "batch: many\n", r"batch: Input should be a valid integer"),
     ("an unknown schedule", LEAST + "schedule: steps\n", r"schedule: Input should be 'poly' or 'cosine'"),
     ("a crop of no size", LEAST + "sizes: [64, 0]\n", r"sizes.1: Input should be greater"),
@@ -59,3 +67,31 @@ def test_a_recipe_that_is_not_there(name, tmp_path):
     """Neither is a missing file or a folder."""
     with pytest.raises(RecipeError, match="a recipe is a YAML file"):
         read_recipe(tmp_path / name)
+
+
+def test_a_recipe_says_what_differs_from_its_base(tmp_path):
+    """Keys replace the base's, those of mappings one by one and lists as a whole; a base may have a base."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "base.yaml").write_text(LEAST + "network: {stages: 3, bottleneck: 8}\nsizes: [64, 128]\n")
+    (tmp_path / "below" / "middle.yaml").write_text("base: ../base.yaml\nnetwork: {stages: 4}\n")
+    path = tmp_path / "below" / "r.yaml"
+    path.write_text("base: middle.yaml\nname: mine\nsizes: [32]\n")
+    recipe = read_recipe(path)
+    assert (recipe.name, recipe.steps, recipe.sizes) == ("mine", 10, [32])
+    assert (recipe.network.stages, recipe.network.bottleneck) == (4, 8)
+
+
+def test_what_leads_back_is_found_further_up(tmp_path):
+    """Two recipes that are each other's base are refused."""
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{one}.yaml").write_text(LEAST + f"base: {other}.yaml\n")
+    with pytest.raises(RecipeError, match=r"b.yaml: base: a.yaml leads back to itself"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+def test_a_mistake_in_a_base_is_found(tmp_path):
+    """The file that is not YAML is named, not the one that asks for it."""
+    (tmp_path / "base.yaml").write_text("name: [")
+    (tmp_path / "r.yaml").write_text("base: base.yaml\n")
+    with pytest.raises(RecipeError, match=r"base.yaml: not YAML"):
+        read_recipe(tmp_path / "r.yaml")

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import train as trainer
-from training.losses import fidelity_loss, soft_iou_loss
+from training.distributed import Group
+from training.feed import feed, split_samples, step_batch
+from training.log import Log
 from training.recipe import Recipe, RecipeError
-from training.train import Run, learning_rate, loss_of, split_samples, train, update_ema
+from training.run import Average, Run
+from training.schedule import learning_rate, with_steps
+from training.train import train
 from training.weights import WeightsError, load_network
+
+ALONE = Group(torch.device("cpu"))
 
 TINY = {
     "name": "tiny",
@@ -46,10 +53,10 @@ def stop_at(monkeypatch, *steps):
     """Send this process a SIGTERM, as a scheduler would, in the middle of these steps."""
     advance = Run.advance
 
-    def stopping(self, samples):
+    def stopping(self, frames, masks):
         if self.step in steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return advance(self, samples)
+        return advance(self, frames, masks)
 
     monkeypatch.setattr(Run, "advance", stopping)
 
@@ -67,7 +74,7 @@ def test_stopped_and_resumed_twice_is_not_stopped_at_all(recipe, tiny_set, tmp_p
     stop_at(monkeypatch, 1, 4)
     reached = [train(recipe, tiny_set.parent, tmp_path / "parts", None).step for _ in range(3)]
     assert reached == [2, 5, 7]
-    parts = Run(recipe, tmp_path / "parts", torch.device("cpu"))
+    parts = Run(recipe, tmp_path / "parts", ALONE)
     assert len(states(whole)) > 100
     for one, other in zip(states(whole), states(parts), strict=True):
         assert torch.equal(one, other)
@@ -75,7 +82,8 @@ def test_stopped_and_resumed_twice_is_not_stopped_at_all(recipe, tiny_set, tmp_p
 
     rows = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "parts")]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == ["3", "6", "7"]
-    assert [row["iou"] for row in rows[0]] == [row["iou"] for row in rows[1]]
+    for key in ("loss", "rate", "iou"):
+        assert [row[key] for row in rows[0]] == [row[key] for row in rows[1]]
 
     best, metadata = load_network(tmp_path / "whole" / "best.safetensors")
     assert best.config.stages == 2
@@ -89,7 +97,7 @@ def test_a_log_written_after_the_last_checkpoint_is_forgotten(recipe, tiny_set, 
     log = tmp_path / "r" / "log.csv"
     before = log.read_text()
     log.write_text(before + before.splitlines()[-1].replace("7,", "9,", 1) + "\n")
-    Run(recipe, run.folder, torch.device("cpu"))
+    Log(run.folder, run.step)
     assert log.read_text() == before
 
 
@@ -106,7 +114,7 @@ def test_a_longer_network_begins_with_the_stages_of_a_shorter_one(recipe, tiny_s
     longer = recipe.model_copy(update={"network": network})
     best = short.folder / "best.safetensors"
     for start, its in [(short.folder, short.network), (best, load_network(best)[0])]:
-        run = Run(longer, tmp_path / f"longer {start.name}", torch.device("cpu"), start)
+        run = Run(longer, tmp_path / f"longer {start.name}", ALONE, start)
         for mine, theirs in zip(run.network.stages, its.stages, strict=False):
             for one, other in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True):
                 assert torch.equal(one, other)
@@ -124,14 +132,14 @@ def test_weights_that_cannot_start_a_run_are_named(why, network, said, recipe, t
     short = train(recipe, tiny_set.parent, tmp_path / "short", 0)
     other = recipe.model_copy(update={"network": recipe.network.model_copy(update=network)})
     with pytest.raises(WeightsError, match=f"short: .*{said}"):
-        Run(other, tmp_path / "other", torch.device("cpu"), short.folder)
+        Run(other, tmp_path / "other", ALONE, short.folder)
 
 
 def test_another_recipe_does_not_go_on(recipe, tiny_set, tmp_path):
     """A folder belongs to its recipe."""
     train(recipe, tiny_set.parent, tmp_path / "r", 0)
     with pytest.raises(RecipeError, match=r"last.pt: this run was started with another recipe"):
-        Run(recipe.model_copy(update={"rate": 0.5}), tmp_path / "r", torch.device("cpu"))
+        Run(recipe.model_copy(update={"rate": 0.5}), tmp_path / "r", ALONE)
 
 
 def test_a_run_from_before_a_key_was_known_goes_on(recipe, tiny_set, tmp_path):
@@ -141,7 +149,7 @@ def test_a_run_from_before_a_key_was_known_goes_on(recipe, tiny_set, tmp_path):
     state = torch.load(tmp_path / "r" / "last.pt", weights_only=True)
     state["recipe"] = json.dumps({k: v for k, v in json.loads(state["recipe"]).items() if k != "deep_supervision"})
     torch.save(state, tmp_path / "r" / "last.pt")
-    assert Run(plain, tmp_path / "r", torch.device("cpu")).step == 0
+    assert Run(plain, tmp_path / "r", ALONE).step == 0
 
 
 def test_the_held_out_tenth_is_never_trained_on(recipe, tiny_set):
@@ -172,36 +180,74 @@ def test_learning_rate(why, said, step, share):
     assert learning_rate(recipe, step) == pytest.approx(share * recipe.rate)
 
 
-def test_fidelity_counts_now_and_then(recipe, make_network):
-    """The fidelity of D is computed every third step, three times as heavy."""
-    network = make_network(stages=2, channels=16, bottleneck=2)
-    frames = torch.rand(2, 1, 16, 16)
-    masks = (frames > 0.9).float()
-    light = recipe.model_copy(update={"pixel_weight": 0.0, "deep_supervision": 0.0})
-    with torch.no_grad():
-        stages = network.decompose(frames)
-        targets = soft_iou_loss(stages[-1].target, masks)
-        fidelity = fidelity_loss(stages[-1].frame, frames)
-        assert loss_of(network, frames, masks, light, 1).item() == pytest.approx(targets.item())
-        assert loss_of(network, frames, masks, light, 3).item() == pytest.approx((targets + 0.3 * fidelity).item())
-
-
 def test_the_average_follows(make_network):
     """The first steps' average is short, so that it is not of the beginning for ever."""
-    network, average = (make_network(seed, stages=1, channels=16, bottleneck=2) for seed in (1, 2))
-    start = {name: value.clone() for name, value in average.state_dict().items()}
-    update_ema(average, network, 0.999, 0)
-    for name, value in average.state_dict().items():
+    network, begun = (make_network(seed, stages=1, channels=16, bottleneck=2) for seed in (1, 2))
+    start = {name: value.clone() for name, value in begun.state_dict().items()}
+    average = Average(begun, 0.999)
+    average.update(network, 0)
+    for name, value in average.network.state_dict().items():
         if value.dtype.is_floating_point:
             torch.testing.assert_close(value, 0.1 * start[name] + 0.9 * network.state_dict()[name])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_depends_on_its_step_alone(workers, recipe, tiny_set):
+    """Made at once or ahead by other processes, from the first step or a later one, a step's batch is the same."""
+    samples, _ = split_samples(recipe, tiny_set.parent)
+    got = list(feed(samples, recipe, 4, ALONE, workers))
+    assert len(got) == 3
+    for step, (frames, masks) in enumerate(got, 4):
+        want = step_batch(samples, recipe, step)
+        np.testing.assert_array_equal(frames, want[0])
+        np.testing.assert_array_equal(masks, want[1])
+
+
+def test_epochs_are_as_many_crops_as_there_are_frames(recipe, tiny_set, tmp_path):
+    """Three epochs of n frames in batches of 2 are 3 n / 2 steps, rounded up; the run goes on with them."""
+    epochs = Recipe.model_validate({**TINY, "steps": 0, "epochs": 3})
+    assert with_steps(epochs, 17).steps == 26
+    assert with_steps(recipe, 17).steps == 7
+    samples, _ = split_samples(epochs, tiny_set.parent)
+    for _ in range(2):
+        assert train(epochs, tiny_set.parent, tmp_path / "r", 0).recipe.steps == -(-3 * len(samples) // 2)
+
+
+def test_nothing_held_out(tiny_set, tmp_path):
+    """With nothing held out every frame is trained on, and the best weights are the last average."""
+    recipe = Recipe.model_validate({**TINY, "held_out": 0})
+    samples, held_out = split_samples(recipe, tiny_set.parent)
+    assert (len(samples), held_out) == (20, [])
+    run = train(recipe, tiny_set.parent, tmp_path / "r")
+    best, metadata = load_network(tmp_path / "r" / "best.safetensors")
+    assert metadata["step"] == "7"
+    for one, other in zip(best.state_dict().values(), run.average.network.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_says_what_it_ran_with(recipe, tiny_set, tmp_path, monkeypatch):
+    """The folder holds the recipe with its seed, the versions of every call, and curves for TensorBoard."""
+    monkeypatch.setattr(trainer, "REPORT_EVERY", 2)
+    for minutes in (0, None):
+        train(recipe, tiny_set.parent, tmp_path, minutes)
+    assert json.loads((tmp_path / "recipe.json").read_text())["seed"] == 3
+    calls = json.loads((tmp_path / "versions.json").read_text())
+    assert [call["from_step"] for call in calls] == [0, 0]
+    assert {"python", "torch", "numpy", "commit", "device", "processes", "started"} <= set(calls[0])
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in curves.Scalars("train/loss")] == [2, 4, 6]
+    assert [event.step for event in curves.Scalars("held_out/iou")] == [3, 6, 7]
+    assert 0 <= curves.Scalars("train/waited")[0].value <= 1
+    assert curves.Scalars("train/images_per_s")[0].value > 0
 
 
 def test_training_learns(tiny_set, tmp_path):
     """Sixty steps on bright dots bring the loss down by a half."""
     recipe = Recipe.model_validate({**TINY, "steps": 60, "network": {"stages": 1, "channels": 16, "bottleneck": 2}})
     samples, _ = split_samples(recipe, tiny_set.parent)
-    run = Run(recipe, tmp_path / "r", torch.device("cpu"))
-    losses = [run.advance(samples) for _ in range(60)]
+    run = Run(recipe, tmp_path / "r", ALONE)
+    losses = [run.advance(*batch).item() for batch in feed(samples, recipe, 0, ALONE, workers=0)]
+    assert len(losses) == 60
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
