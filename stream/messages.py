@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 TRACKS_SCHEMA = "irstream.tracks/1"
+DETECTIONS_SCHEMA = "irstream.detections/1"
 TRUTH_SCHEMA = "irstream.truth/1"
 STATUS_SCHEMA = "irstream.status/1"
 
@@ -77,6 +78,44 @@ class TracksMessage(msgspec.Struct, kw_only=True):
     tracks: list[WireTrack]
 
 
+class WireDetection(msgspec.Struct, kw_only=True):
+    """One detection in one frame.
+
+    Attributes:
+        x: pixels from the centre of the leftmost pixel.
+        y: pixels from the centre of the topmost pixel.
+        area: pixels.
+        peak: largest probability.
+        score: in [0, 1]: mean probability, weighed by how far the target stands out.
+        scr: local signal-to-clutter ratio.
+    """
+
+    x: float
+    y: float
+    area: float
+    peak: float
+    score: float
+    scr: float
+
+
+class DetectionsMessage(msgspec.Struct, kw_only=True):
+    """Topic ``detections/<stream>``: what the tracker was given of one frame; made only while someone subscribes.
+
+    Attributes:
+        schema: ``irstream.detections/1``.
+        stream: name of the stream.
+        seq: number of the frame at its source, from 0.
+        time_ns: the time that the stream's tracker goes by.
+        detections: in no particular order.
+    """
+
+    schema: str = DETECTIONS_SCHEMA
+    stream: str
+    seq: int
+    time_ns: int
+    detections: list[WireDetection]
+
+
 class WirePoint(msgspec.Struct, kw_only=True):
     """A target that a synthetic source put into a frame; x and y in pixels."""
 
@@ -118,8 +157,14 @@ class StatusMessage(msgspec.Struct, kw_only=True):
     tracks: int
 
 
-WireMessage = TracksMessage | TruthMessage | StatusMessage
-_TYPES: dict[str, type[WireMessage]] = {"tracks": TracksMessage, "truth": TruthMessage, "status": StatusMessage}
+WireMessage = TracksMessage | DetectionsMessage | TruthMessage | StatusMessage
+_TYPES: dict[str, type[WireMessage]] = {
+    "tracks": TracksMessage,
+    "detections": DetectionsMessage,
+    "truth": TruthMessage,
+    "status": StatusMessage,
+}
+KINDS = tuple(_TYPES)
 _encoder = msgspec.msgpack.Encoder()
 
 

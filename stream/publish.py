@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import zmq
 
@@ -12,6 +13,7 @@ LIVE_QUEUE = 200  # messages a subscriber may lag behind before live ones are dr
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
 HEARTBEAT_MS = 2_000
 DEAD_AFTER_MS = 10_000
+TRACKS = "tracks/"
 LINGER_MS = 10_000  # at the end, for subscribers to take what is left
 
 
@@ -37,7 +39,7 @@ class Publisher:
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
-        self._subscribers = 0
+        self._subscribed: Counter[str] = Counter()  # by prefix of a topic
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -47,17 +49,34 @@ class Publisher:
 
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a message."""
-        while self._socket.poll(0):  # news of subscribers would pile up unread
-            self._socket.recv()
+        self._listen()
         self._socket.send_multipart((topic.encode(), payload), copy=False)
+
+    def wants(self, topic: str) -> bool:
+        """Tell whether someone subscribes to a topic, so that what nobody wants need not be made."""
+        self._listen()
+        return any(topic.startswith(prefix) for prefix in self._subscribed)
 
     def wait_for(self, subscribers: int) -> None:
         """Wait until so many subscriptions to tracks have come."""
-        while self._subscribers < subscribers:
-            message = self._socket.recv()
-            topic = message[1:].decode(errors="replace")
-            if topic.startswith("tracks/") or "tracks/".startswith(topic):
-                self._subscribers += 1 if message[0] else -1
+        while self._to_tracks() < subscribers:
+            self._enter(self._socket.recv())
+
+    def _to_tracks(self) -> int:
+        return sum(n for topic, n in self._subscribed.items() if topic.startswith(TRACKS) or TRACKS.startswith(topic))
+
+    def _listen(self) -> None:
+        """Take in the news of subscribers."""
+        while self._socket.poll(0):
+            self._enter(self._socket.recv())
+
+    def _enter(self, news: bytes) -> None:
+        topic = news[1:].decode(errors="replace")
+        if news[:1] == b"\x01":
+            self._subscribed[topic] += 1
+        elif news[:1] == b"\x00":
+            self._subscribed[topic] -= 1
+            self._subscribed = +self._subscribed
 
     def close(self) -> None:
         """Close, once the subscribers have what was sent."""

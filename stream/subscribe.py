@@ -12,7 +12,7 @@ import typer
 import zmq
 
 from stream import StreamError
-from stream.messages import StatusMessage, TracksMessage, TruthMessage, WireMessage, decode
+from stream.messages import KINDS, DetectionsMessage, StatusMessage, TracksMessage, TruthMessage, WireMessage, decode
 
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
 POLL_MS = 100
@@ -25,7 +25,7 @@ def subscribe(
 
     Args:
         endpoint: where it publishes, such as ``tcp://127.0.0.1:5560``.
-        kinds: ``tracks``, ``truth``, ``status``.
+        kinds: of messages, of ``KINDS``.
         stream: only this stream's; None for all.
         timeout: end after so many seconds without a message; None never ends.
 
@@ -68,6 +68,9 @@ def describe(message: WireMessage) -> str:
             )
             drops = "".join(f"  [{count} dropped: {reason}]" for reason, count in message.dropped.items())
             return f"{message.stream} {message.seq} {late:.1f} ms{drops}  {tracks or 'no track'}"
+        case DetectionsMessage():
+            found = "  ".join(f"({d.x:.1f}, {d.y:.1f}) {d.score:.2f}" for d in message.detections)
+            return f"{message.stream} {message.seq} detections  {found or 'none'}"
         case TruthMessage():
             targets = "  ".join(f"#{t.id} ({t.x:.1f}, {t.y:.1f})" for t in message.targets)
             return f"{message.stream} {message.seq} truth  {targets or 'no target'}"
@@ -81,7 +84,7 @@ def describe(message: WireMessage) -> str:
 
 def main(
     endpoint: Annotated[str, typer.Argument(help="Where the pipeline publishes: tcp://HOST:PORT.")],
-    kind: Annotated[list[str] | None, typer.Option(help="tracks, truth or status; repeatable.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; repeatable.")] = None,
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
     timeout: Annotated[float | None, typer.Option(help="End after so many seconds without a message.")] = None,
     count: Annotated[int | None, typer.Option(help="End after so many messages.", min=1)] = None,
@@ -89,8 +92,8 @@ def main(
 ) -> None:
     """Print the messages of a running pipeline, one a line."""
     kinds = tuple(kind or ["tracks"])
-    if unknown := set(kinds) - {"tracks", "truth", "status"}:
-        print(f"error: --kind {unknown.pop()}: tracks, truth or status is expected", file=sys.stderr)
+    if unknown := set(kinds) - set(KINDS):
+        print(f"error: --kind {unknown.pop()}: one of {', '.join(KINDS)} is expected", file=sys.stderr)
         raise SystemExit(2)
     try:
         for number, message in enumerate(subscribe(endpoint, kinds, stream, timeout), 1):

@@ -141,6 +141,11 @@ def _start(scenario: Scenario, rng: np.random.Generator) -> tuple[NDArray[np.flo
             return place, velocity
 
 
+def detections_of(points: list[tuple[float, float]], width: int, height: int) -> Detections:
+    """Return detections at places, as ``detections_at``."""
+    return detections_at(np.array(points, np.float64).reshape(-1, 2), width, height)
+
+
 def detections_at(xy: NDArray[np.float64], width: int, height: int) -> Detections:
     """Return detections of a single pixel each at ``xy``, float64 ``[n, 2]``, all alike but for their place."""
     ones = np.ones(len(xy))

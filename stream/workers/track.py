@@ -12,9 +12,17 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from stream.config import PublishConfig
-from stream.detect import DetectConfig, FalseAlarms, detect
+from stream.detect import DetectConfig, Detections, FalseAlarms, detect
 from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, own_time_ns, receive, send
-from stream.messages import TracksMessage, TruthMessage, WirePoint, WireTrack, encode
+from stream.messages import (
+    DetectionsMessage,
+    TracksMessage,
+    TruthMessage,
+    WireDetection,
+    WirePoint,
+    WireTrack,
+    encode,
+)
 from stream.publish import Publisher
 from stream.ring import FrameRing
 from stream.track import Track, TrackConfig, Tracker
@@ -85,11 +93,14 @@ class _TrackWorker:
             detections = stream.alarms.keep(detections)
         send(self.returns[frame.stream], Release(frame.slot))
         frame.times["detect"] = time.monotonic_ns()
-        tracks = stream.tracker.update(detections, own_time_ns(frame.captured_ns, frame.camera_ns, frame.live))
+        now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
+        tracks = stream.tracker.update(detections, now)
         if stream.alarms:
             stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
         self.publish(stream, frame, tracks)
+        if self.publisher.wants(f"detections/{stream.name}"):
+            self.publisher.send(*encode(detections_message(stream.name, frame.seq, now, detections)))
         stream.tracks = sum(track.state != "tentative" for track in tracks)
         stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
         stream.dropped.update(frame.dropped)
@@ -145,6 +156,16 @@ class _TrackWorker:
         for index, stream in enumerate(self.streams):
             if stream.latencies:
                 self.report(index)
+
+
+def detections_message(stream: str, seq: int, time_ns: int, detections: Detections) -> DetectionsMessage:
+    """Return what goes over the wire of a frame's detections."""
+    columns = (getattr(detections, name).tolist() for name in WireDetection.__struct_fields__)
+    rows = [
+        WireDetection(**dict(zip(WireDetection.__struct_fields__, row, strict=True)))
+        for row in zip(*columns, strict=True)
+    ]
+    return DetectionsMessage(stream=stream, seq=seq, time_ns=time_ns, detections=rows)
 
 
 def main(

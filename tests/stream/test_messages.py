@@ -58,7 +58,7 @@ def test_fields_that_a_later_version_added_are_passed_over() -> None:
     [
         ("tracks/sky", b"\xc1", "tracks/sky"),
         ("tracks/sky", msgpack.packb({"stream": "sky"}), "missing required field"),
-        ("weather/sky", b"\x80", "not one of tracks, truth, status"),
+        ("weather/sky", b"\x80", "not one of tracks, detections, truth, status"),
     ],
 )
 def test_what_is_no_message_is_refused(topic: str, payload: bytes, says: str) -> None:

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+import zmq
 
 from stream import StreamError
 from stream.messages import StatusMessage, TracksMessage, encode
@@ -117,3 +119,24 @@ def test_a_line_for_people_says_how_late_the_answer_is_and_what_was_dropped() ->
     line = describe(tracks("sky", 7))
     assert line.startswith("sky 7 2.5 ms")
     assert "2 dropped: superseded" in line
+
+
+def test_what_nobody_wants_need_not_be_made(endpoint: str, publisher: Publisher) -> None:
+    """The publisher knows its subscriptions by prefix, and forgets them with their subscribers."""
+
+    def settles(wanted: bool) -> bool:
+        end = time.monotonic() + 5
+        while publisher.wants("detections/sky") is not wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        return publisher.wants("detections/sky") is wanted
+
+    assert not publisher.wants("detections/sky")
+    context = zmq.Context()
+    socket = context.socket(zmq.SUB)
+    socket.connect(endpoint)
+    socket.subscribe("detections/")
+    assert settles(True)
+    assert not publisher.wants("truth/sky")
+    socket.close(linger=0)
+    assert settles(False)
+    context.term()

@@ -1,0 +1,95 @@
+"""The evaluation command, over the real pipeline."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import av
+import cv2
+import pytest
+
+CLIP = "IR_AIRPLANE_017"
+
+
+def evaluate(*arguments):
+    command = [sys.executable, "-m", "stream.evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+
+
+@pytest.fixture(scope="module")
+def short_clips(data, tmp_path_factory):
+    """The first 60 frames of two real clips, so that the whole takes seconds."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name in (CLIP, "IR_DRONE_077"):
+        with (
+            av.open(str(data / "ir-video" / f"{name}.mp4")) as source,
+            av.open(str(folder / f"{name}.mkv"), "w") as target,
+        ):
+            out = target.add_stream("ffv1", rate=30)
+            out.width, out.height, out.pix_fmt = 320, 256, "gray"
+            for index, frame in enumerate(source.decode(video=0)):
+                if index == 60:
+                    break
+                target.mux(out.encode(frame.reformat(format="gray")))
+            target.mux(out.encode(None))
+        rows = (data / "ir-video" / f"{name}.csv").read_text().splitlines()
+        (folder / f"{name}.csv").write_text("\n".join(rows[:61]) + "\n")
+    return folder
+
+
+def test_clips_are_scored_and_drawn(short_clips, tmp_path):
+    """Figures for each clip and in all, two tables, a picture and a video of every frame."""
+    pytest.importorskip("matplotlib")
+    done = evaluate(
+        "--clips", short_clips, "--json", "-", "--csv", tmp_path / "csv", "--picture", tmp_path / "pr.png",
+        "--video", tmp_path / "v.mp4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result["clips"]) == {CLIP, "IR_DRONE_077"}
+    assert result["total"]["frames"] == 120
+    assert result["clips"][CLIP]["track_recall"] > 0.8
+    for key in ("detection_recall", "false_components_per_frame", "false_tracks_per_minute", "id_switches"):
+        assert key in result["total"]
+    with (tmp_path / "csv" / "frames.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 120
+    assert cv2.imread(str(tmp_path / "pr.png")) is not None
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 120
+
+
+def test_a_clip_alone_beside_others_and_in_batches_gives_identical_figures(short_clips, tmp_path):
+    """What one stream is worth does not depend on what runs beside it."""
+    config = tmp_path / "batches.yaml"
+    config.write_text("streams: []\nbatch: {largest: 8, window_ms: 20}\n")
+    alone = json.loads(evaluate("--clips", short_clips, "--clip", CLIP, "--json", "-").stdout)
+    batched = evaluate("--clips", short_clips, "--config", config, "--together", 2, "--json", "-")
+    assert batched.returncode == 0, batched.stderr
+    assert json.loads(batched.stdout)["clips"][CLIP] == alone["clips"][CLIP]
+
+
+def test_scenes_are_scored_against_exact_truth():
+    done = evaluate("--scenes", "1:1", "--scene-seconds", 2, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    score = json.loads(done.stdout)["scenes"]["scene_1"]
+    assert {"hota", "deta", "assa", "mota", "idf1"} <= set(score)
+    assert score["truths"] > 0
+
+
+MISTAKES = [
+    ("nothing to measure on", [], "--clips FOLDER or --scenes FIRST:LAST is needed"),
+    ("a folder that is not there", ["--clips", "nowhere"], "nowhere: no such folder"),
+    ("seeds that are none", ["--scenes", "three"], "FIRST:LAST is expected"),
+    ("a tracker that is not known", ["--scenes", "0:0", "--against", "mine"], "--against mine: not one of"),
+    ("a model that is not there", ["--scenes", "0:0", "--model", "none"], "none"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "arguments", "said"), MISTAKES, ids=[c[0] for c in MISTAKES])
+def test_a_mistake_is_one_line(mistake, arguments, said):
+    done = evaluate(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
