@@ -10,7 +10,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs" / "training").rglob("*.y
 LEAST = "name: least\ndata: [{set: dots}]\nsteps: 10\n"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+@pytest.mark.parametrize("path", RECIPES, ids=[f"{path.parent.name}-{path.stem}" for path in RECIPES])
 def test_the_shipped_recipes_are_valid(path):
     """Every recipe in configs/training can be read."""
     recipe = read_recipe(path)
