@@ -116,6 +116,15 @@ class WeighAndProject(nn.Module):
         return thin.tail(x, weight, bias) + self._bias()
 
 
+def _folded_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias that do what a convolution and its frozen batch norm do."""
+    assert conv.bias is not None
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return conv.weight * scale[:, None, None, None], (conv.bias - norm.running_mean) * scale + norm.bias
+
+
 @torch.no_grad()
 def _start_open(layers: nn.Sequential) -> None:
     """Start a thin chain as one that hands its channels on, half of them negated, plus a little noise.
@@ -169,11 +178,7 @@ class Chain(nn.Module):
             weight, bias = part.weight, part.bias
             assert bias is not None
             if norms and not norms[index].training:
-                norm = norms[index]
-                assert norm.running_var is not None
-                assert norm.running_mean is not None
-                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-                weight, bias = weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias
+                weight, bias = _folded_norm(part, norms[index])
             weights.append(weight if weight.shape[2] == 3 else F.pad(weight, (1, 1, 1, 1)))
             biases.append(bias)
         x = thin.pad(x)
@@ -211,7 +216,20 @@ class Stage(nn.Module):
         """Return the next N and D from D, the next B and T, and N."""
         x = noise + frame - background - target
         noise = x - self.sigma * self.noise(x)
-        return noise, self.merge(background + target + noise)
+        return noise, self._merge(background + target + noise)
+
+    def _merge(self, x: Tensor) -> Tensor:
+        """Return M(x); training on a CPU, frozen batch norm is folded into the convolutions, a quarter less to do."""
+        *layers, head = self.merge
+        norms = [part for part in layers if isinstance(part, nn.BatchNorm2d)]
+        if not self.training or x.device.type != "cpu" or any(norm.training for norm in norms):
+            merged: Tensor = self.merge(x)
+            return merged
+        convs = [part for part in layers if isinstance(part, nn.Conv2d)]
+        for conv, norm in zip(convs, norms, strict=True):
+            x = F.relu_(F.conv2d(x, *_folded_norm(conv, norm), padding=1))
+        found: Tensor = head(x)
+        return found
 
 
 class RPCANetPlus(nn.Module):
@@ -221,6 +239,12 @@ class RPCANetPlus(nn.Module):
         super().__init__()
         self.config = config or NetworkConfig()
         self.stages = nn.ModuleList(Stage(self.config) for _ in range(self.config.stages))
+        with torch.no_grad():
+            # A later stage begins by handing T on (doubled), not by adding what random filters make of it: a network
+            # that grows by stages is never worse than the one that it grew from.
+            for stage in self.stages[1:]:
+                assert isinstance(stage, Stage)
+                stage.background.head.project.weight.mul_(0.01)
 
     def forward(self, frame: Tensor) -> Tensor:
         """Return the last stage's T, ``[batch, 1, h, w]`` logits, of float frames of that shape."""
