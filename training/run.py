@@ -177,15 +177,15 @@ class Run:
 
         Where nothing is held out, the latest are the best.
         """
-        figures = score(self.average.network, held_out, self.group.device)
+        figures = score(self.average.network, held_out, self.group.device) if held_out else {}
         if not held_out or figures["iou"] > self.best:
-            self.best = figures["iou"]
+            self.best = figures.get("iou", -1.0)
             save_network(
                 self.average.network,
                 self.folder / "best.safetensors",
                 recipe=self.recipe.model_dump_json(),
                 step=str(self.step),
-                held_out=json.dumps(figures if held_out else {}),
+                held_out=json.dumps(figures),
             )
         return {**self.progress(), **figures}
 

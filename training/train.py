@@ -77,10 +77,10 @@ def train(
         note_versions(folder, run.step, group)
         log = Log(folder, run.step)
     meter = Meter()
-    name, rate, say = (TextColumn(f"{{task.{of}}}") for of in ("description", "fields[rate]", "fields[say]"))
-    columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), say)
+    name, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+    columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     with Progress(*columns, disable=group.rank > 0) as progress:
-        bar = progress.add_task(recipe.name, total=recipe.steps, completed=run.step, rate="", say="")
+        bar = progress.add_task(recipe.name, total=recipe.steps, completed=run.step, rate="")
         for _ in _steps(run, minutes):
             asked = time.monotonic()
             frames, masks = next(batches)  # [batch, 1, size, size] each
@@ -96,9 +96,8 @@ def train(
                 if log:
                     row = run.evaluate(held_out)
                     log.evaluation(row)
-                    said = f"loss {row['loss']:.4f} held-out IoU {row['iou']:.4f} best {run.best:.4f}"
-                    progress.update(bar, say=said)
-                    progress.console.print(f"step {run.step} {said}")
+                    said = f" held-out IoU {row['iou']:.4f} best {run.best:.4f}" if held_out else ""
+                    progress.console.print(f"step {run.step} loss {row['loss']:.4f}{said}")
                 run.losses.zero_()
                 run.save()
                 meter.skip()

@@ -221,6 +221,7 @@ def test_nothing_held_out(tiny_set, tmp_path):
     run = train(recipe, tiny_set.parent, tmp_path / "r")
     best, metadata = load_network(tmp_path / "r" / "best.safetensors")
     assert metadata["step"] == "7"
+    assert next(csv.reader((tmp_path / "r" / "log.csv").open())) == ["step", "loss", "rate"]
     for one, other in zip(best.state_dict().values(), run.average.network.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
