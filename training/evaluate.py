@@ -1,181 +1,251 @@
-"""Measure a network on labelled frames: ``python -m training.evaluate --model MODEL --data FOLDER``."""
+"""Measure networks on labelled frames: ``python -m training.evaluate --model MODEL --data FOLDER``.
+
+Several models and several data sets are measured each on each. ``--clips FOLDER`` measures on labelled
+video instead.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from engine.base import FULL_RANGE, load_engine
 from engine.contract import EngineError
+from training.clips import ClipTally, read_clips
 from training.data import DataError, Sample, read_split
-from training.metrics import Tally
+from training.finder import EvaluateError, Finder, load_finder
+from training.measure import Gathered, Judged, Size, evaluate, evaluate_clip, figures_of, resized, worst_of
+from training.noise import Noise, parse_noise
+from training.roc import Roc
 
-WEIGHTS = (".safetensors", ".pkl")
+PERCENTS = ("iou", "niou", "f1", "precision", "recall", "pd", "pd_centroid", "found")
+COMPONENTS = ("false_components_per_frame", "false_components_per_target_free_frame")
+MATRIX = ("iou", "niou", "pd", "fa", "pd_centroid", "fa_centroid", *COMPONENTS)
+MAX_SIDE = 8192
 
-Finder = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
-"""Takes a frame, ``[height, width]``, and tells which of its pixels belong to targets."""
+Sets = list[tuple[str, list[Sample]]]
+"""Data sets by name."""
 
 
-class EvaluateError(ValueError):
-    """Something that cannot be measured; the message is one line and says what would be right."""
+@dataclass
+class Measured:
+    """All that one call measured.
 
-
-def load_finder(model: str, engine: str | None = None) -> tuple[Finder, int]:
-    """Load what is to be measured.
-
-    Args:
-        model: a run's folder (its best weights), a .safetensors file of ours, a .pkl of the
-            RPCANet+ authors, a shipped model's name or an .onnx file.
-        engine: for the last two, the engine to run it with; None for the default one.
-
-    Returns:
-        The finder of targets, and the whole network's number of parameters.
-
-    Raises:
-        EvaluateError: if the weights cannot be used, or an engine was asked to run them.
-        EngineError: if the model or the engine cannot be used.
+    Attributes:
+        results: the figures of each model on each data set, or on the clips.
+        rows: a row of figures a frame, or a clip.
+        curves: a result and its ROC, where one is wanted.
+        worst: the worst frames of all.
     """
-    path = Path(model)
-    if path.is_dir():
-        path = path / "best.safetensors"
-    if path.suffix not in WEIGHTS:
-        return _engine_finder(model, engine or "auto")
-    if engine:
-        raise EvaluateError(f"{path}: weights run in PyTorch; --engine {engine} takes a model name or an .onnx file")
-    return _torch_finder(path)
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[tuple[dict[str, Any], Roc]] = field(default_factory=list)
+    worst: list[Judged] = field(default_factory=list)
 
 
-def _engine_finder(model: str, name: str) -> tuple[Finder, int]:
-    engine = load_engine(model, name)
-    window = np.array([FULL_RANGE[8]], np.float32)
-    least = 255 * engine.info.threshold
-
-    def find(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = engine.infer(frame[None, None], window)[0, 0] >= least
-        return found
-
-    return find, engine.info.parameters
+def parse_size(text: str) -> Size:
+    """Return width and height of ``--size WIDTHxHEIGHT``."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(8 <= side <= MAX_SIDE for side in size):
+        raise EvaluateError(f"--size {text}: WIDTHxHEIGHT in pixels is expected, 8 to {MAX_SIDE} each, such as 256x256")
+    return size
 
 
-def _torch_finder(path: Path) -> tuple[Finder, int]:
-    try:
-        import torch
+def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noise], with_roc: bool) -> Measured:
+    """Measure every finder on every set, without noise and with each of ``noises``.
 
-        from training.weights import WeightsError, load_network
-    except ImportError as error:
-        raise EvaluateError(f"{path}: weights need PyTorch: pip install 'irstream[train]' ({error})") from None
-    try:
-        network, _ = load_network(path)
-    except WeightsError as error:
-        raise EvaluateError(str(error)) from None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-
-    def find(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(frame).to(device).float()[None, None] / 255)
-        found: NDArray[np.bool_] = (logits[0, 0] > 0).cpu().numpy()
-        return found
-
-    return find, sum(value.numel() for value in network.parameters())
-
-
-def evaluate(find: Finder, samples: list[Sample], say: str) -> tuple[Tally, list[dict[str, Any]]]:
-    """Measure a finder on whole frames at their own size.
-
-    Args:
-        find: the finder.
-        samples: the frames with their truth.
-        say: what the progress bar, on stderr, is called.
-
-    Returns:
-        The sums over all frames, and a row of figures for each.
+    Rows, curves and the worst frames are those without noise.
     """
-    total, rows = Tally(), []
-    for sample in track(samples, say, console=Console(stderr=True), transient=True):
-        one = Tally()
-        one.add(find(sample.frame), sample.mask)
-        total.merge(one)
-        rows.append(
-            {
-                "frame": sample.name,
-                "iou": f"{one.ious[0]:.6f}" if one.ious else "",  # nothing there and nothing found
-                "true_pixels": one.true_pixels,
-                "false_pixels": one.false_pixels,
-                "missed_pixels": one.missed_pixels,
-                "targets": one.targets,
-                "found_by_overlap": one.found_by_overlap,
-                "found_by_centroid": one.found_by_centroid,
-                "false_components": one.unmatched_components,
-            }
-        )
-    return total, rows
+    done = Measured()
+    for finder in finders:
+        for name, samples in sets:
+            label = f"{finder.name} " * (len(finders) > 1) + f"{name} " * (len(sets) > 1)
+            gathered = Gathered(Roc() if with_roc else None, label)
+            total, rows = evaluate(finder, samples, f"{finder.name} on {name}", None, gathered)
+            result: dict[str, Any] = {"model": finder.name, "data": name, "split": split}
+            result.update(figures_of(total, len(samples), finder.parameters))
+            done.rows += [{"model": finder.name, "data": name, **row} for row in rows]
+            done.worst = worst_of([*done.worst, *gathered.worst])
+            if gathered.roc:
+                result["roc_area"] = gathered.roc.area()
+                done.curves.append((result, gathered.roc))
+            if noises:
+                result["noise"] = []
+            for noise in noises:
+                total, _ = evaluate(finder, samples, f"{finder.name} on {name}, {noise}", noise)
+                figures = figures_of(total, len(samples), finder.parameters)
+                result["noise"].append({"kind": noise.kind, "level": noise.level, **figures})
+            done.results.append(result)
+    return done
 
 
-def figures_of(total: Tally, frames: int, parameters: int) -> dict[str, Any]:
-    """Return the figures that ``--json`` writes for a data set, shares as shares of 1."""
-    figures: dict[str, Any] = total.report()
-    false_components = figures.pop("false_components")
-    return {
-        **figures,
-        "false_components_per_frame": false_components / frames,
-        "params": parameters,
-        "frames": frames,
-    }
+def measure_clips(finders: list[Finder], folder: Path, names: list[str], every: int, size: Size | None) -> Measured:
+    """Measure every finder on every ``every``-th frame of clips."""
+    done = Measured()
+    for finder in finders:
+        total = ClipTally()
+        for clip in read_clips(folder, names):
+            one = evaluate_clip(finder, clip, every, size)
+            total.merge(one)
+            done.rows.append({"model": finder.name, "clip": clip.name, **one.report()})
+        figures = {**total.report(), "params": finder.parameters}
+        done.results.append({"model": finder.name, "data": folder.resolve().name, **figures})
+    return done
 
 
 def table_of(results: list[dict[str, Any]]) -> Table:
-    """Return the results as a table to print, a column a data set."""
-    table = Table("figure", *(f"{result['data']} {result['split']}" for result in results))
-    percents = ("iou", "niou", "f1", "precision", "recall", "pd", "pd_centroid")
-    for key in (*percents, "fa", "fa_centroid", "false_components_per_frame"):
-        values = [result[key] for result in results]
-        table.add_row(key, *(f"{100 * value:.2f} %" if key in percents else f"{value:,.4g}" for value in values))
-    for key in ("params", "frames"):
-        table.add_row(key, *(f"{result[key]:,}" for result in results))
+    """Return results as a table to print: a line a figure, a column a result."""
+    table = Table("figure", *(f"{result['model']}\n{result['data']} {result.get('split', '')}" for result in results))
+    for key in results[0]:
+        if key not in ("model", "data", "split", "noise"):
+            table.add_row(key, *(_shown(key, result[key]) for result in results))
     return table
 
 
+def matrix_of(results: list[dict[str, Any]], sets: int) -> Table:
+    """Return models x data sets as a table to print: a block a figure of ``MATRIX``, a line in it a model."""
+    table = Table("figure", "model", *(f"on {result['data']}" for result in results[:sets]))
+    for key in MATRIX:
+        for first in range(0, len(results), sets):
+            line = results[first : first + sets]
+            table.add_row("" if first else key, line[0]["model"], *(_shown(key, result[key]) for result in line))
+        table.add_section()
+    return table
+
+
+def noise_table_of(results: list[dict[str, Any]]) -> Table:
+    """Return figures under each noise: a block a result, a line in it a noise."""
+    keys = ("iou", "pd", "fa", "false_components_per_frame")
+    table = Table("model", "data", "noise", *keys)
+    for result in results:
+        table.add_row(result["model"], result["data"], "none", *(_shown(key, result[key]) for key in keys))
+        for row in result["noise"]:
+            table.add_row("", "", f"{row['kind']}:{row['level']:g}", *(_shown(key, row[key]) for key in keys))
+        table.add_section()
+    return table
+
+
+def _shown(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if key in PERCENTS:
+        return f"{100 * value:.2f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_roc(folder: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
+    """Write roc.png, roc.csv (both curves at a few thresholds) and roc_pixels.csv (a point a logit) to a folder."""
+    from training.pictures import draw_roc
+    from training.roc import EDGES
+
+    folder.mkdir(exist_ok=True)
+    draw_roc(folder / "roc.png", curves)
+    rows, points = [], []
+    for result, roc in curves:
+        names = {"model": result["model"], "data": result["data"]}
+        rows += [{**names, **row} for row in roc.rows()]
+        for logit, false, true in zip(EDGES, *roc.curve(), strict=True):
+            rates = {"false_positive_rate": f"{false:.6g}", "true_positive_rate": f"{true:.6g}"}
+            points.append({**names, "logit": f"{logit:.2f}", **rates})
+    _write_csv(folder / "roc.csv", rows)
+    _write_csv(folder / "roc_pixels.csv", points)
+
+
+def _write_stages(path: Path, finder: Finder, sets: Sets, names: list[str]) -> None:
+    from training.pictures import draw_stages, stages_of
+
+    if finder.network is None:
+        raise EvaluateError(f"--stages: {finder.name} runs in an engine; weights are needed (.safetensors, .pkl)")
+    samples = {sample.name: sample for _, each in sets for sample in each}
+    if missing := [name for name in names if name not in samples]:
+        raise EvaluateError(f"--frames {missing[0]}: no such frame in {', '.join(name for name, _ in sets)}")
+    draw_stages(path, finder.name, [(samples[name], stages_of(finder.network, samples[name].frame)) for name in names])
+
+
+def _check(outputs: list[Path | None], pictures: bool) -> None:
+    """Refuse what would fail after minutes of measuring."""
+    for path in outputs:
+        if path and not path.absolute().parent.is_dir():
+            raise EvaluateError(f"{path}: No such file or directory: there is no folder {path.parent}")
+    if pictures:
+        try:
+            import training.pictures  # noqa: F401
+        except ImportError as error:
+            raise EvaluateError(f"pictures need matplotlib: pip install 'irstream[train]' ({error})") from None
+
+
 def main(
-    model: Annotated[str, typer.Option(help="A run's folder, .safetensors, authors' .pkl, model name or .onnx.")],
-    data: Annotated[list[Path], typer.Option(help="A data set's folder; may be given more than once.")],
+    model: Annotated[
+        list[str], typer.Option(help="A run's folder, .safetensors, authors' .pkl, model name or .onnx; repeatable.")
+    ],
+    data: Annotated[list[Path] | None, typer.Option(help="A data set's folder; repeatable.")] = None,
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
-    engine: Annotated[str | None, typer.Option(help="The engine that runs an ONNX model.")] = None,
+    engine: Annotated[str | None, typer.Option(help="The engine that runs ONNX models.")] = None,
+    size: Annotated[str | None, typer.Option(help="Resize frames to WIDTHxHEIGHT first; else native size.")] = None,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(help="gaussian:SIGMA (of 255), poisson:PHOTONS or salt-pepper:DENSITY; repeatable."),
+    ] = None,
+    clips: Annotated[Path | None, typer.Option(help="Measure on the labelled video of this folder instead.")] = None,
+    clip: Annotated[list[str] | None, typer.Option(help="A clip of it; repeatable; all if none.")] = None,
+    every: Annotated[int, typer.Option(help="Of the clips, every n-th frame.", min=1)] = 10,
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
-    csv_path: Annotated[Path | None, typer.Option("--csv", help="Write one row a frame here.")] = None,
+    csv_path: Annotated[Path | None, typer.Option("--csv", help="Write one row a frame (or clip) here.")] = None,
+    roc: Annotated[Path | None, typer.Option(help="Write ROC curves, PNG and CSV, to this folder.")] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Draw the worst frames to this PNG.")] = None,
+    noise_plot: Annotated[Path | None, typer.Option(help="Draw IoU against noise to this PNG.")] = None,
+    stages: Annotated[Path | None, typer.Option(help="Draw B, T, N, D of every stage to this PNG.")] = None,
+    frames: Annotated[str | None, typer.Option(help="The frames that --stages draws: NAME,NAME.")] = None,
 ) -> None:
-    """Measure a network on labelled frames; several data sets give a list of results."""
+    """Measure networks on labelled frames; several models and sets give every pair."""
     try:
-        find, parameters = load_finder(model, engine)
-        sets = [read_split(folder, split) for folder in data]
-        results, rows = [], []
-        for folder, samples in zip(data, sets, strict=True):
-            name = folder.resolve().name  # the figures go into model files, which name no path
-            total, per_frame = evaluate(find, samples, name)
-            results.append({"data": name, "split": split, **figures_of(total, len(samples), parameters)})
-            rows += [{"data": name, **row} for row in per_frame]
-        if csv_path:
-            with csv_path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+        noises = [parse_noise(text) for text in noise or []]
+        wh = parse_size(size) if size else None
+        options = (
+            ("--data", data), ("--clips", clips), ("--clip", clip), ("--noise", noise), ("--noise-plot", noise_plot),
+            ("--roc", roc), ("--gallery", gallery), ("--stages", stages), ("--frames", frames),
+        )  # fmt: skip
+        _check_combination({option for option, value in options if value}, len(model))
+        json_file = Path(json_path) if json_path and json_path != "-" else None
+        pictures = (roc, gallery, noise_plot, stages)
+        _check([json_file, csv_path, *pictures], any(pictures))
+        finders = [load_finder(each, engine) for each in model]
+        if clips:
+            done = measure_clips(finders, clips, clip or [], every, wh)
+        else:
+            sets = [(folder.resolve().name, read_split(folder, split)) for folder in data or []]
+            if wh:
+                sets = [(name, [resized(sample, wh) for sample in samples]) for name, samples in sets]
+            if stages and frames:
+                _write_stages(stages, finders[0], sets, frames.split(","))
+            done = measure_sets(finders, sets, split, noises, roc is not None)
+        if size:
+            for result in done.results:
+                result["size"] = size
+        _write(done, csv_path, roc, gallery, noise_plot)
         if json_path:
-            text = json.dumps(results[0] if len(results) == 1 else results, indent=2)
-            if json_path == "-":
-                print(text)
+            text = json.dumps(done.results[0] if len(done.results) == 1 else done.results, indent=2)
+            if json_file:
+                json_file.write_text(text + "\n")
             else:
-                Path(json_path).write_text(text + "\n")
+                print(text)
     except (DataError, EngineError, EvaluateError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -183,7 +253,48 @@ def main(
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
     if json_path != "-":
-        Console().print(table_of(results))
+        _print(done.results, len(model))
+
+
+def _check_combination(given: set[str], models: int) -> None:
+    if ("--data" in given) == ("--clips" in given):
+        raise EvaluateError("--data FOLDER (frames with masks) or --clips FOLDER (video with boxes) is expected")
+    for option in ("--noise", "--roc", "--gallery", "--stages"):
+        if {option, "--clips"} <= given:
+            raise EvaluateError(f"{option}: needs --data, frames with masks; --clips has boxes alone")
+    for option, needed in (("--clip", "--clips"), ("--noise-plot", "--noise"), ("--frames", "--stages")):
+        if option in given and needed not in given:
+            raise EvaluateError(f"{option}: means nothing without {needed}")
+    if "--stages" in given and "--frames" not in given:
+        raise EvaluateError("--stages: --frames NAME,NAME is expected with it, the frames to draw")
+    if "--stages" in given and models > 1:
+        raise EvaluateError("--stages: one --model is expected with it")
+
+
+def _write(done: Measured, csv_path: Path | None, roc: Path | None, gallery: Path | None, noise: Path | None) -> None:
+    if csv_path:
+        _write_csv(csv_path, done.rows)
+    if roc:
+        _write_roc(roc, done.curves)
+    if gallery or noise:
+        from training.pictures import draw_gallery, draw_noise
+
+        if gallery:
+            if not done.worst:
+                raise EvaluateError(f"{gallery}: not drawn, for no frame has a fault")
+            draw_gallery(gallery, done.worst)
+        if noise:
+            draw_noise(noise, done.results)
+
+
+def _print(results: list[dict[str, Any]], models: int) -> None:
+    console = Console()
+    if models > 1 and "iou" in results[0]:
+        console.print(matrix_of(results, len(results) // models))
+    else:
+        console.print(table_of(results))
+    if "noise" in results[0]:
+        console.print(noise_table_of(results))
 
 
 if __name__ == "__main__":

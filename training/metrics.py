@@ -10,6 +10,13 @@ Pd and Fa exist in two protocols that share their names and little else:
   as large as a matched component disappears (SCTransNet #14, BasicIRSTD #12); here components
   are told apart by identity, and each answers for one target.
 
+Of the papers whose figures stand side by side in tables: RPCANet, RPCANet+ and RPCANet++ report
+the overlap protocol (their Fa is 2 to 3 times the other's on the same answers, for it counts the
+false pixels at a target's rim too); DNANet, UIU-Net, SCTransNet, MSHNet and what is built on
+BasicIRSTD report the centroid protocol. A table that mixes them compares nothing. Both leave open
+how often a camera would cry wolf: pixels are counted, not alarms, and almost every test frame
+holds a target. Hence the false components a frame, and those a frame without a target.
+
 Other figures are spoilt elsewhere by dividing every answer by its largest value, which makes a
 target of the brightest pixel of an empty frame, and by leaving out frames with an empty mask,
 where nothing but false alarms can be. Here a frame counts as it is. nIoU alone leaves out a frame
@@ -41,6 +48,8 @@ class Tally:
     found_by_centroid: int = 0
     unmatched_area: int = 0
     unmatched_components: int = 0
+    target_free_frames: int = 0
+    target_free_components: int = 0
     ious: list[float] = field(default_factory=list)
 
     def add(self, found: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
@@ -75,6 +84,9 @@ class Tally:
                 unmatched.remove(min(near))  # the first from above, as published, not the nearest
                 self.found_by_centroid += 1
         self.unmatched_components += len(unmatched)
+        if truths == 1:
+            self.target_free_frames += 1
+            self.target_free_components += len(unmatched)
         self.unmatched_area += sum(int(stats[a, cv2.CC_STAT_AREA]) for a in unmatched)
 
     def report(self) -> dict[str, float]:
