@@ -123,15 +123,13 @@ def matrix_of(results: list[dict[str, Any]], sets: int) -> Table:
     return table
 
 
-def noise_table_of(results: list[dict[str, Any]]) -> Table:
-    """Return figures under each noise: a block a result, a line in it a noise."""
+def noise_table_of(result: dict[str, Any]) -> Table:
+    """Return a result's figures under each noise: a line a noise."""
     keys = ("iou", "pd", "fa", "false_components_per_frame")
-    table = Table("model", "data", "noise", *keys)
-    for result in results:
-        table.add_row(result["model"], result["data"], "none", *(_shown(key, result[key]) for key in keys))
-        for row in result["noise"]:
-            table.add_row("", "", f"{row['kind']}:{row['level']:g}", *(_shown(key, row[key]) for key in keys))
-        table.add_section()
+    table = Table("noise", *keys, title=f"{result['model']} on {result['data']}")
+    for row in ({"kind": "none", "level": 0, **result}, *result["noise"]):
+        said = f"{row['kind']}:{row['level']:g}" if row["level"] else "none"
+        table.add_row(said, *(_shown(key, row[key]) for key in keys))
     return table
 
 
@@ -179,12 +177,15 @@ def _write_stages(path: Path, finder: Finder, sets: Sets, names: list[str]) -> N
     draw_stages(path, finder.name, [(samples[name], stages_of(finder.network, samples[name].frame)) for name in names])
 
 
-def _check(outputs: list[Path | None], pictures: bool) -> None:
+def _check_outputs(files: list[Path | None], pictures: list[Path | None], roc: Path | None) -> None:
     """Refuse what would fail after minutes of measuring."""
-    for path in outputs:
+    for path in (*files, *pictures, roc):
         if path and not path.absolute().parent.is_dir():
             raise EvaluateError(f"{path}: No such file or directory: there is no folder {path.parent}")
-    if pictures:
+    for path in pictures:
+        if path and path.suffix != ".png":
+            raise EvaluateError(f"{path}: a name that ends in .png is expected")
+    if roc or any(pictures):
         try:
             import training.pictures  # noqa: F401
         except ImportError as error:
@@ -224,8 +225,7 @@ def main(
         )  # fmt: skip
         _check_combination({option for option, value in options if value}, len(model))
         json_file = Path(json_path) if json_path and json_path != "-" else None
-        pictures = (roc, gallery, noise_plot, stages)
-        _check([json_file, csv_path, *pictures], any(pictures))
+        _check_outputs([json_file, csv_path], [gallery, noise_plot, stages], roc)
         finders = [load_finder(each, engine) for each in model]
         if clips:
             done = measure_clips(finders, clips, clip or [], every, wh)
@@ -293,8 +293,9 @@ def _print(results: list[dict[str, Any]], models: int) -> None:
         console.print(matrix_of(results, len(results) // models))
     else:
         console.print(table_of(results))
-    if "noise" in results[0]:
-        console.print(noise_table_of(results))
+    for result in results:
+        if "noise" in result:
+            console.print(noise_table_of(result))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -42,7 +43,7 @@ def draw_gallery(path: Path, frames: list[Judged], columns: int = 2) -> None:
     columns = min(columns, len(frames))
     lines = -(-len(frames) // columns)
     figure = Figure(figsize=(7.6 * columns, 2.2 * lines + 0.35), dpi=DPI)
-    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.03))
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.04, wspace=0.0, hspace=0.01))
     figure.suptitle(
         "hits green, false pixels red, missed pixels yellow; the square is shown large", fontsize=10, color="0.3"
     )
@@ -63,14 +64,14 @@ def _draw_judged(axes: NDArray[Any], judged: Judged) -> None:
     top, left, side = _worst_square(mask, found)
     window = np.s_[top : top + side, left : left + side]
     low, high = np.percentile(frame, (0.2, 99.9))
-    _show(axes[0], frame, low, max(high, low + 1))
+    _show(axes[0], frame, Normalize(low, max(high, low + 1)))
     axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=MISSED, linewidth=1.2))
     cut = frame[window]
-    _show(axes[1], cut, cut.min(), max(cut.max(), cut.min() + 1))  # its own contrast
-    _show(axes[2], mask[window], 0, 1)
+    _show(axes[1], cut, Normalize(cut.min(), max(cut.max(), cut.min() + 1)))  # its own contrast
+    _show(axes[2], mask[window], Normalize(0, 1))
     colours = np.zeros((*mask.shape, 3))
     colours[mask & found], colours[found & ~mask], colours[mask & ~found] = HIT, FALSE, MISSED
-    _show(axes[3], colours[window], 0, 1)
+    _show(axes[3], colours[window], Normalize(0, 1))
     for axis, title in zip(axes, ("frame", "cut-out", "truth", "prediction"), strict=True):
         axis.set_xlabel(title, fontsize=8, labelpad=2)
 
@@ -87,8 +88,8 @@ def _worst_square(mask: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[in
     return top, left, side
 
 
-def _show(axis: Axes, image: Image, low: float, high: float, colours: str = "gray") -> None:
-    axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+def _show(axis: Axes, image: Image, scale: Normalize, colours: str = "gray") -> None:
+    axis.imshow(image, cmap=colours, norm=scale, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
@@ -118,8 +119,9 @@ def stages_of(network: RPCANetPlus, frame: NDArray[np.uint8]) -> list[Stage]:
 def draw_stages(path: Path, name: str, frames: list[tuple[Sample, list[Stage]]]) -> None:
     """Draw what every stage made of frames: a block a frame, a column a stage, a row each for B, T, N and D.
 
-    The inset shows the surround of the frame's first target. T and N are red above 0 and blue below,
-    each row on one scale; B and D are as bright as they are in the frame.
+    The inset shows the surround of the frame's first target. T and N are red above 0 and blue below. Every
+    panel has its own scale, the title has its range: stages differ by orders of magnitude, and what
+    passes between them is not bounded by what a frame may be.
 
     Args:
         path: the PNG to write.
@@ -128,28 +130,25 @@ def draw_stages(path: Path, name: str, frames: list[tuple[Sample, list[Stage]]])
     """
     stages = len(frames[0][1])
     figure = Figure(figsize=(2.15 * (stages + 1) + 0.3, 8.7 * len(frames) + 0.3), dpi=DPI, layout="constrained")
-    figure.suptitle(f"{name}: frame = B + T + N after every stage", fontsize=11)
+    figure.suptitle(f"what every stage of {name} made of a frame", fontsize=11)
     parts = figure.subfigures(len(frames), 1, squeeze=False).ravel()
     for part, (sample, found) in zip(parts, frames, strict=True):
         axes = part.subplots(4, stages + 1)
         place = _target_square(sample.mask)
         frame = sample.frame / 255
-        gray = (float(np.percentile(frame, 0.1)), max(float(np.percentile(frame, 99.9)), 1 / 255))
-        _show_inset(axes[0, 0], frame, *gray, "gray", place)
+        _show_inset(axes[0, 0], frame, _bright(frame), place)
         axes[0, 0].set_title(sample.name, fontsize=9)
-        _show_inset(axes[1, 0], sample.mask, 0, 1, "gray", place)
+        _show_inset(axes[1, 0], sample.mask, (Normalize(0, 1), "gray"), place)
         axes[1, 0].set_title("truth", fontsize=9)
         _legend(axes[2, 0], found)
         axes[3, 0].axis("off")
         for row, key in enumerate("BTND"):
-            span = max([1e-6, *(float(np.abs(image).max()) for stage in found if (image := stage[key]) is not None)])
             for column, stage in enumerate(found, 1):
                 axis, image = axes[row, column], stage[key]
                 if image is None:
                     axis.axis("off")
                     continue
-                scale = (-span, span, "RdBu_r") if key in "TN" else (*gray, "gray")
-                _show_inset(axis, image, *scale, place)
+                _show_inset(axis, image, _signed(image) if key in "TN" else _bright(image), place)
                 axis.set_title(f"{key}{column}   {image.min():.3g} to {image.max():.3g}", fontsize=8, pad=3)
     figure.savefig(path)
 
@@ -174,10 +173,17 @@ def _target_square(mask: NDArray[np.bool_]) -> tuple[int, int, int] | None:
     return int(np.clip(y - side / 2, 0, height - side)), int(np.clip(x - side / 2, 0, width - side)), side
 
 
-def _show_inset(
-    axis: Axes, image: Image, low: float, high: float, colours: str, place: tuple[int, int, int] | None
-) -> None:
-    _show(axis, image, low, high, colours)
+def _bright(image: Image) -> tuple[Normalize, str]:
+    low, high = np.percentile(image, (0.5, 99.5))
+    return Normalize(low, max(high, low + 1e-6)), "gray"
+
+
+def _signed(image: Image) -> tuple[Normalize, str]:
+    return TwoSlopeNorm(0, min(float(image.min()), -1e-6), max(float(image.max()), 1e-6)), "RdBu_r"
+
+
+def _show_inset(axis: Axes, image: Image, scale: tuple[Normalize, str], place: tuple[int, int, int] | None) -> None:
+    _show(axis, image, *scale)
     if place is None:
         return
     top, left, side = place
@@ -186,7 +192,7 @@ def _show_inset(
     x = 0.58 if left + side / 2 < width / 2 else 0.0
     y = 0.58 if top + side / 2 > height / 2 else 0.0
     inset = axis.inset_axes((x, y, 0.42, 0.42))
-    _show(inset, image[top : top + side, left : left + side], low, high, colours)
+    _show(inset, image[top : top + side, left : left + side], *scale)
     for spine in inset.spines.values():
         spine.set_edgecolor(MISSED)
     axis.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=MISSED, linewidth=0.8))

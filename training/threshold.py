@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from training.data import DataError, Sample
+from training.feed import split_samples
 from training.metrics import Tally
 from training.model import RPCANetPlus
 from training.recipe import Recipe, RecipeError
-from training.train import split_samples
 from training.weights import WeightsError, load_network
 
 THRESHOLDS = tuple(round(float(p), 2) for p in np.arange(0.5, 1.0, 0.05))
@@ -48,10 +48,13 @@ def main(
     except (WeightsError, DataError, RecipeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    table = Table("threshold", "IoU", "precision", "recall", "Pd (overlap)", title=f"{len(held_out)} held-out frames")
+    columns = ("IoU", "precision", "recall", "Pd (overlap)", "Fa (overlap)", "false components a frame")
+    table = Table("threshold", *columns, title=f"{len(held_out)} held-out frames")
     for threshold, tally in try_thresholds(network, held_out).items():
         figures = tally.report()
-        table.add_row(f"{threshold:.2f}", *(f"{figures[key]:.4f}" for key in ("iou", "precision", "recall", "pd")))
+        shares = (f"{figures[key]:.4f}" for key in ("iou", "precision", "recall", "pd"))
+        false = figures["false_components"] / len(held_out)
+        table.add_row(f"{threshold:.2f}", *shares, f"{figures['fa']:.2e}", f"{false:.3f}")
     Console().print(table)
 
 

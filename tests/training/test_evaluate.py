@@ -15,7 +15,9 @@ from training.weights import save_network
 
 pytestmark = pytest.mark.timeout(600)  # torch takes seconds of CPU to export, minutes where it is shared
 SHARES = {"iou", "niou", "f1", "precision", "recall", "pd", "fa", "pd_centroid", "fa_centroid"}
-KEYS = SHARES | {"params", "frames", "false_components_per_frame", "data", "split"}
+COUNTS = {"params", "frames", "target_free_frames"}
+COMPONENTS = {"false_components_per_frame", "false_components_per_target_free_frame"}
+KEYS = SHARES | COUNTS | COMPONENTS | {"model", "data", "split"}
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +68,66 @@ def test_several_sets_give_a_list(forms, tiny_set, run, tmp_path):
     assert sum(int(row["false_components"]) for row in rows) / 40 == results[0]["false_components_per_frame"]
 
 
+def test_several_models_and_sets_give_every_pair(forms, tiny_set, run, tmp_path):
+    """Model by model; printed, it is a matrix."""
+    words = ("--model", forms[1], "--model", forms[2], "--data", tiny_set, "--data", tiny_set)
+    done = run(*words, "--json", tmp_path / "r.json")
+    assert done.exit_code == 0, done.stderr
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert [result["model"] for result in results] == [forms[0].name] * 2 + ["net"] * 2
+    assert done.stdout.count("on dots") == 2
+    assert done.stdout.count(" net ") == 8  # a line a figure
+
+
+def test_noise_curves_and_pictures(forms, tiny_set, run, tmp_path):
+    """One call measures noise and writes curves, plot, gallery and stages."""
+    outputs = {name: tmp_path / f"{name}.png" for name in ("gallery", "noise-plot", "stages")}
+    words = [word for name, path in outputs.items() for word in (f"--{name}", path)]
+    words += ["--frames", "f21,f23", "--roc", tmp_path / "roc", "--noise", "gaussian:10", "--noise", "salt-pepper:0.1"]
+    done = run("--model", forms[1], "--data", tiny_set, *words, "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures.keys() == KEYS | {"noise", "roc_area"}
+    assert [(row["kind"], row["level"]) for row in figures["noise"]] == [("gaussian", 10), ("salt-pepper", 0.1)]
+    assert figures["noise"][0].keys() >= SHARES
+    assert 0 <= figures["roc_area"] <= 1
+    for path in (*outputs.values(), tmp_path / "roc" / "roc.png"):
+        assert path.stat().st_size > 5_000
+    rows = list(csv.DictReader((tmp_path / "roc" / "roc.csv").open()))
+    half = next(row for row in rows if row["threshold"] == "0.5")
+    assert float(half["iou"]) == pytest.approx(figures["iou"])
+    assert len(list(csv.DictReader((tmp_path / "roc" / "roc_pixels.csv").open()))) == 1201
+
+
+def test_frames_can_be_measured_at_another_size(forms, tiny_set, run):
+    """The same frames, half as large."""
+    done = run("--model", forms[1], "--data", tiny_set, "--size", "24x20", "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["frames"], figures["size"]) == (4, "24x20")
+
+
+def test_clips(forms, data, run, tmp_path):
+    """Every hundredth frame of two clips: 4 frames each, 8 together; a CSV row a clip."""
+    words = ("--clip", "IR_DRONE_023", "--clip", "IR_DRONE_050", "--every", 100, "--csv", tmp_path / "c.csv")
+    done = run("--model", forms[1], "--clips", data / "ir-video", *words, "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["model"], figures["data"], figures["frames"]) == (forms[0].name, "ir-video", 8)
+    assert [row["frames"] for row in csv.DictReader((tmp_path / "c.csv").open())] == ["4", "4"]
+
+
+def test_the_authors_checkpoint_on_video(data, run):
+    """Their SIRST-Aug network on 4 of the 251 frames (every tenth of every fifth clip) that the data's README is of."""
+    weights = data / "checkpoints" / "l-rpcanet" / "SIRST_Aug_mIoU_74.56.pkl"
+    clips = ("--clips", data / "ir-video", "--clip", "IR_DRONE_077", "--every", 100)
+    done = run("--model", weights, *clips, "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads(done.stdout)
+    keys = ("frames", "found", "other_components_per_frame", "border_components_per_frame")
+    assert [figures[key] for key in keys] == [4, 3 / 4, 14 / 4, 6 / 4]
+
+
 BAD = [
     ("an unknown model", ["--model", "nope"], "nope: no such model"),
     ("a folder that is no run", ["--model", "{}"], "best.safetensors: no such file"),
@@ -73,12 +135,22 @@ BAD = [
     ("an unknown engine", ["--model", "onnx", "--engine", "quantum"], "quantum: no such engine"),
     ("no data set", ["--model", "onnx", "--data", "{}"], "test.txt: no such file"),
     ("an unknown split", ["--model", "onnx", "--split", "val"], "val.txt: no such file"),
+    ("a file in no folder", ["--model", "onnx", "--json", "/nowhere/r.json"], "/nowhere/r.json: No such file"),
+    ("a table in no folder", ["--model", "onnx", "--csv", "/nowhere/r.csv"], "/nowhere/r.csv: No such file"),
+    ("a folder in no folder", ["--model", "onnx", "--roc", "/nowhere/r"], "/nowhere/r: No such file"),
+    ("a picture of no kind", ["--model", "onnx", "--gallery", "{}/g.gallery"], "g.gallery: a name that ends in .png"),
+    ("no such noise", ["--model", "onnx", "--noise", "rain:1"], "--noise rain:1: no such kind"),
+    ("a size in words", ["--model", "onnx", "--size", "small"], "--size small: WIDTHxHEIGHT"),
+    ("a size too small", ["--model", "onnx", "--size", "1x1"], "--size 1x1: WIDTHxHEIGHT"),
+    ("video and frames", ["--model", "onnx", "--clips", "{}"], "--data FOLDER (frames with masks) or --clips"),
+    ("a plot of no noise", ["--model", "onnx", "--noise-plot", "{}/p.png"], "--noise-plot: means nothing without"),
+    ("a clip of nothing", ["--model", "onnx", "--clip", "a"], "--clip: means nothing without --clips"),
+    ("stages of no frame", ["--model", "onnx", "--stages", "{}/s.png"], "--frames NAME,NAME is expected"),
     (
-        "a file that cannot be written",
-        ["--model", "onnx", "--json", "/nowhere/r.json"],
-        "/nowhere/r.json: No such file",
+        "stages of an engine",
+        ["--model", "onnx", "--stages", "{}/s.png", "--frames", "f21"],
+        "runs in an engine; weights are needed",
     ),
-    ("a table that cannot be written", ["--model", "onnx", "--csv", "/nowhere/r.csv"], "/nowhere/r.csv: No such file"),
 ]
 
 

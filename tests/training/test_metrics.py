@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from training.data import read_split
-from training.evaluate import evaluate, load_finder
+from training.finder import load_finder
+from training.measure import evaluate
 from training.metrics import Tally
 
 
@@ -74,6 +75,14 @@ def test_tallies_add_up():
     assert merged.report() == report(*pairs)
 
 
+def test_target_free_frames_are_counted_apart():
+    """A false alarm beside a target is not one of a target-free frame."""
+    tally = Tally()
+    for pair in [(FAR, EMPTY), (TARGET | FAR, EMPTY), (EMPTY, EMPTY), (TARGET | FAR, TARGET)]:
+        tally.add(*pair)
+    assert (tally.target_free_frames, tally.target_free_components, tally.unmatched_components) == (3, 3, 4)
+
+
 # python -m training.evaluate --model NUDT_SIRST_mIoU_92.37.pkl --data nudt-sirst measures all 664 frames: IoU 92.40,
 # nIoU 92.61, F1 96.05, Pd 98.31, Fa 1.775e-5, and by centroids Pd 98.20, Fa 7.81e-6. This is every fortieth of them.
 SUBSET = {
@@ -92,8 +101,9 @@ SUBSET = {
 
 def test_the_authors_checkpoint_on_every_fortieth_frame_of_its_test(data):
     """Their NUDT-SIRST network has its figures here."""
-    find, parameters = load_finder(str(data / "checkpoints" / "l-rpcanet" / "NUDT_SIRST_mIoU_92.37.pkl"))
-    total, rows = evaluate(find, read_split(data / "nudt-sirst", "test")[::40], "test")
-    assert parameters == 475_188
+    finder = load_finder(str(data / "checkpoints" / "l-rpcanet" / "NUDT_SIRST_mIoU_92.37.pkl"))
+    total, rows = evaluate(finder, read_split(data / "nudt-sirst", "test")[::40], "test")
+    assert finder.parameters == 475_188
     assert len(rows) == 17
     assert total.report() == pytest.approx(SUBSET, rel=1e-4)
+    assert total.target_free_frames == 0
