@@ -66,7 +66,7 @@ def read_whole(part: DataRecipe, data: Path) -> list[Sample]:
     """Read the frames of one part of a recipe's data, those set aside among them."""
     folder = data / part.set
     if is_video(folder):
-        return read_video(folder, part.clips, part.every)
+        return read_video(folder, part.clips, part.every, part.box_targets)
     if part.clips is not None:
         raise DataError(f"{folder}: a recipe names clips of it, and it is no folder of labelled video with clips.csv")
     return read_split(folder, part.split)

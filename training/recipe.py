@@ -41,6 +41,7 @@ class DataRecipe(_Strict):
     repeat: Annotated[int, Field(ge=1)] = 1
     set_aside: Annotated[int, Field(ge=0)] = 0  # every n-th frame (by CRC of its name) is left out altogether
     clips: list[str] | None = None  # of a set of labelled video; None for all
+    box_targets: bool = False  # of labelled video: masks made of the targets that stand clearly out of their boxes
     every: Annotated[int, Field(ge=1)] = 10  # of its frames, those whose number is a multiple of it
     frames: Annotated[int, Field(ge=1)] = 1000  # of the set "scene", which is drawn: as likely as so many frames
     backgrounds: Annotated[list[Background], Field(min_length=1)] = list(get_args(Background))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.box_masks import mask_in_box
 from training.packed import packed_files, read_packed
 from training.sample import Box, DataError, Sample
 
@@ -118,7 +120,7 @@ def clip_names(folder: Path) -> list[str]:
     return sorted(row["clip"] for row in _rows(folder / "clips.csv", ("clip",)))
 
 
-def read_video(folder: Path, clips: list[str] | None, every: int) -> list[Sample]:
+def read_video(folder: Path, clips: list[str] | None, every: int, targets: bool = False) -> list[Sample]:
     """Read frames of labelled clips as background: no target in the mask, and the labelled boxes unknown.
 
     Frames without a row in the clip's CSV are left out: nobody says that they hold no target.
@@ -127,14 +129,30 @@ def read_video(folder: Path, clips: list[str] | None, every: int) -> list[Sample
         folder: holds ``clips.csv`` and, for each clip, ``<clip>.csv`` (``frame,x,y,w,h``) and ``<clip>.mp4``.
         clips: which of them; None for all.
         every: of each clip, the frames whose number is a multiple of it.
+        targets: make masks of the targets in their boxes, where the frame leaves no doubt about them.
     """
     if packed_files(folder, VIDEO):
-        return _chosen(folder, clips, every)
+        samples = _chosen(folder, clips, every)
+        return [_with_targets(sample) for sample in samples] if targets else samples
     known = clip_names(folder)
     for clip in clips or ():
         if clip not in known:
             raise DataError(f"{folder / 'clips.csv'}: no clip {clip!r} in it")
-    return [sample for clip in (known if clips is None else clips) for sample in _read_clip(folder, clip, every)]
+    samples = [sample for clip in (known if clips is None else clips) for sample in _read_clip(folder, clip, every)]
+    return [_with_targets(sample) for sample in samples] if targets else samples
+
+
+def _with_targets(sample: Sample) -> Sample:
+    """Return a frame with masks in place of those of its boxes that hold a clear target."""
+    mask, unknown = sample.mask.copy(), []
+    for left, top, right, bottom in sample.boxes:
+        inner = left + BOX_MARGIN, top + BOX_MARGIN, right - left - 2 * BOX_MARGIN, bottom - top - 2 * BOX_MARGIN
+        found = mask_in_box(sample.frame, inner)
+        if found is None:
+            unknown.append((left, top, right, bottom))
+        else:
+            mask |= found
+    return replace(sample, mask=mask, boxes=tuple(unknown))
 
 
 def _chosen(folder: Path, clips: list[str] | None, every: int) -> list[Sample]:
