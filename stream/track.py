@@ -67,6 +67,8 @@ class TrackConfig(BaseModel):
         report_probability: below it a confirmed track is not reported, but can still come back.
         memory: how long a confirmed track without detections can come back under its id, seconds.
         max_tracks: the weakest leave first.
+        scene_motion: take the motion of the whole scene out of the tracks' (``stream.motion``): for cameras that
+            pan or shake.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,6 +88,7 @@ class TrackConfig(BaseModel):
     report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     memory: Annotated[float, Field(gt=0, le=600)] = 1.0
     max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    scene_motion: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

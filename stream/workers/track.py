@@ -23,6 +23,7 @@ from stream.messages import (
     WireTrack,
     encode,
 )
+from stream.motion import SceneMotion
 from stream.publish import Publisher
 from stream.ring import FrameRing
 from stream.track import Track, TrackConfig, Tracker
@@ -59,6 +60,7 @@ class _Stream:
     name: str
     tracker: Tracker
     alarms: FalseAlarms | None
+    motion: SceneMotion | None
     latencies: list[tuple[int, ...]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     tracks: int = 0
@@ -78,7 +80,13 @@ class _TrackWorker:
         self.publisher, self.reports = publisher, reports
         rate = config.detect.false_alarms
         self.streams = [
-            _Stream(name, Tracker(config.track), FalseAlarms(rate) if rate else None) for name in config.streams
+            _Stream(
+                name,
+                Tracker(config.track),
+                FalseAlarms(rate) if rate else None,
+                SceneMotion() if config.track.scene_motion else None,
+            )
+            for name in config.streams
         ]
         self.reported_ns = time.monotonic_ns()
 
@@ -91,10 +99,11 @@ class _TrackWorker:
         detections = detect(targets, pixels, self.config.detect, self.config.threshold)
         if stream.alarms:
             detections = stream.alarms.keep(detections)
+        motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
         send(self.returns[frame.stream], Release(frame.slot))
         frame.times["detect"] = time.monotonic_ns()
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
-        tracks = stream.tracker.update(detections, now)
+        tracks = stream.tracker.update(detections, now, motion)
         if stream.alarms:
             stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
