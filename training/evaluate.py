@@ -279,10 +279,10 @@ def _write(done: Measured, csv_path: Path | None, roc: Path | None, gallery: Pat
     if gallery or noise:
         from training.pictures import draw_gallery, draw_noise
 
-        if gallery:
-            if not done.worst:
-                raise EvaluateError(f"{gallery}: not drawn, for no frame has a fault")
+        if gallery and done.worst:
             draw_gallery(gallery, done.worst)
+        elif gallery:
+            print(f"{gallery}: not drawn, for no frame has a fault", file=sys.stderr)
         if noise:
             draw_noise(noise, done.results)
 
