@@ -30,6 +30,7 @@ FORGET = 0.98  # a frame
 SETTLING_FRAMES = 10.0  # counted as free of false alarms before the first
 SCORE_BINS = 256
 
+AROUND = 2  # rows: a blur of three and the largest of three reach so far
 KERNEL = np.ones((3, 3), np.uint8)
 
 Floats = NDArray[np.float64]
@@ -140,37 +141,67 @@ def detect(targets: Bytes, frame: Pixels, config: DetectConfig, threshold: float
     height, width = targets.shape
     high = config.high if config.high is not None else threshold
     high_level = max(1, round(255 * high))
-    lit = targets > min(int(255 * config.low), high_level - 1)
+    low_level = min(int(255 * config.low), high_level - 1)
+    strip = _strip(targets, low_level)
+    lit = strip.targets > low_level
     at = np.flatnonzero(lit)
     if not len(at):
         return no_detections(width, height)
-    label, left_out = _label(targets, lit, at, high_level, config)
+    label, left_out = _label(strip, lit, at, high_level, config)
     kept = label >= 0
     at, label = at[kept], label[kept]
     if not len(at):
         return no_detections(width, height)
-    level = targets.ravel()[at]
+    level = strip.targets.ravel()[at]
     if config.split_peaks:
-        label = _split(targets, at, label, high_level, config.split_depth)
+        label = _split(strip.targets, at, label, high_level, config.split_depth)
 
     n = int(label.max()) + 1
     row, column = np.divmod(at, width)
+    row = strip.rows[row]
     area = np.bincount(label, minlength=n).astype(np.float64)
     mass = np.bincount(label, level, n)
     x = np.bincount(label, level * column, n) / mass
     y = np.bincount(label, level * row, n) / mass
     peak = np.zeros(n, np.uint8)
     np.maximum.at(peak, label, level)
-    signal = np.bincount(label, frame.ravel()[at], n) / area
+    signal = np.bincount(label, frame.ravel()[row * width + column], n) / area
 
     inside = _inside(x, y, targets.shape, config.border)
     good = np.flatnonzero(inside & (peak >= high_level) & (area >= config.min_area))
     good, more = _strongest(good, peak, mass, config.max_detections)
     x, y, area = x[good], y[good], area[good]
-    mean, spread = _surround(frame, lit, x, y, area)
+    mean, spread = _surround(frame, strip, lit, x, y, area)
     scr = np.nan_to_num(np.abs(signal[good] - mean) / np.maximum(spread, QUANTISATION))
     score = mass[good] / (255 * area) * (scr / (scr + SCR_HALF))
     return Detections(x, y, area, peak[good] / 255, score, scr, width, height, left_out + more)
+
+
+@dataclass(frozen=True, eq=False)
+class _Strip:
+    """The rows of a target map that hold something, and two on either side: most of a map is dark.
+
+    Rows that are neighbours here but not in the map are dark ones, so that components, and what is
+    within two rows of a lit pixel, are as in the map.
+
+    Attributes:
+        targets: uint8 ``[len(rows), width]``.
+        rows: which they are in the map, rising.
+        height: of the map.
+    """
+
+    targets: Bytes
+    rows: Ints
+    height: int
+
+
+def _strip(targets: Bytes, low_level: int) -> _Strip:
+    height = len(targets)
+    lit = np.zeros(height + 2 * AROUND, np.bool_)
+    lit[AROUND : height + AROUND] = targets.max(1) > low_level
+    near = np.any([lit[shift : height + shift] for shift in range(2 * AROUND + 1)], axis=0)
+    rows = np.flatnonzero(near)
+    return _Strip(targets if len(rows) == height else targets[rows], rows, height)
 
 
 class FalseAlarms:
@@ -210,21 +241,22 @@ class FalseAlarms:
         self.threshold = min(level, SCORE_BINS - 1) / (SCORE_BINS - 1)
 
 
-def _label(targets: Bytes, lit: NDArray[np.bool_], at: Ints, high_level: int, config: DetectConfig) -> tuple[Ints, int]:
+def _label(strip: _Strip, lit: NDArray[np.bool_], at: Ints, high_level: int, config: DetectConfig) -> tuple[Ints, int]:
     """Return the component of each lit pixel, from 0, -1 for those that are none, and how many were left out."""
     kind = cv2.CV_16U if len(at) <= LABELS_16_BIT else cv2.CV_32S
     count, labels = cv2.connectedComponentsWithAlgorithm(lit.view(np.uint8), 8, kind, cv2.CCL_DEFAULT)
     label = labels.ravel()[at].astype(np.intp)
-    level = targets.ravel()[at]
+    level = strip.targets.ravel()[at]
     area = np.bincount(label, minlength=count)
     peak = np.zeros(count, np.uint8)
     np.maximum.at(peak, label, level)
     good = np.flatnonzero((peak >= high_level) & (area >= config.min_area) & (area <= config.max_area))
     left_out = 0
     if len(good) > config.max_detections:  # a flood: rank now, so that only the strongest cost more
-        row, column = np.divmod(at, targets.shape[1])
-        x, y = (np.bincount(label, along, count)[good] / area[good] for along in (column, row))
-        good = good[_inside(x, y, targets.shape, config.border)]
+        width = strip.targets.shape[1]
+        row, column = np.divmod(at, width)
+        x, y = (np.bincount(label, along, count)[good] / area[good] for along in (column, strip.rows[row]))
+        good = good[_inside(x, y, (strip.height, width), config.border)]
         good, left_out = _strongest(good, peak, np.bincount(label, level, count), config.max_detections)
     number = np.full(count, -1, np.intp)
     number[good] = np.arange(len(good))
@@ -292,7 +324,9 @@ def _separate_peaks(smooth: Bytes, candidates: Ints, depth: float) -> Ints:
     return np.array(seeds)
 
 
-def _surround(frame: Pixels, lit: NDArray[np.bool_], x: Floats, y: Floats, area: Floats) -> tuple[Floats, Floats]:
+def _surround(
+    frame: Pixels, strip: _Strip, lit: NDArray[np.bool_], x: Floats, y: Floats, area: Floats
+) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of the unlit pixels around each detection; NaN where too few are seen."""
     height, width = frame.shape
     reach = np.ceil(2 * np.sqrt(area / np.pi)) + 4
@@ -301,14 +335,20 @@ def _surround(frame: Pixels, lit: NDArray[np.bool_], x: Floats, y: Floats, area:
     rows = (np.rint(y)[:, None] + offset).astype(np.intp)
     in_rows = (rows >= 0) & (rows < height)
     in_columns = (columns >= 0) & (columns < width)
-    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    places = (rows[:, :, None] * width + columns[:, None, :]).reshape(len(x), RING_STEPS**2)
-    spread = cv2.dilate(lit.view(np.uint8), KERNEL).ravel()  # a target's blur lights more than its component
-    use = (in_rows[:, :, None] & in_columns[:, None, :]).reshape(places.shape) & (spread[places] == 0)
-    values = frame.ravel()[places].astype(np.float64)
-    count = use.sum(1)
+    rows, columns = np.minimum(np.maximum(rows, 0), height - 1), np.minimum(np.maximum(columns, 0), width - 1)
+    spread = np.zeros((len(lit) + 1, width), np.uint8)  # the last row: all those that the strip leaves out
+    spread[:-1] = cv2.dilate(lit.view(np.uint8), KERNEL)  # a target's blur lights more than its component
+    here = np.full(height, len(lit), np.intp)
+    here[strip.rows] = np.arange(len(lit))
+    at = columns[:, None, :]
+    dark = spread.ravel()[(here[rows] * width)[:, :, None] + at] == 0  # [n, steps, steps]
+    use = (in_rows[:, :, None] & in_columns[:, None, :] & dark).astype(np.float64)
+    values = frame.ravel()[(rows * width)[:, :, None] + at].astype(np.float64)
+    count = use.sum((1, 2))
     some = np.maximum(count, 1)
-    mean = (values * use).sum(1) / some
-    variance = (((values - mean[:, None]) * use) ** 2).sum(1) / some
+    mean = np.einsum("nij,nij->n", values, use) / some
+    values -= mean[:, None, None]
+    values *= use
+    variance = np.einsum("nij,nij->n", values, values) / some
     enough = count >= RING_MIN
     return np.where(enough, mean, np.nan), np.where(enough, np.sqrt(variance), np.nan)

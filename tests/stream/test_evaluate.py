@@ -9,7 +9,10 @@ import av
 import cv2
 import pytest
 
+from stream.record_run import run_pipeline
+
 CLIP = "IR_AIRPLANE_017"
+BESIDE = (CLIP, "IR_DRONE_077", "IR_HELICOPTER_044", "IR_AIRPLANE_035")
 
 
 def evaluate(*arguments):
@@ -19,9 +22,9 @@ def evaluate(*arguments):
 
 @pytest.fixture(scope="module")
 def short_clips(data, tmp_path_factory):
-    """The first 60 frames of two real clips, so that the whole takes seconds."""
+    """The first 60 frames of four real clips, so that the whole takes seconds."""
     folder = tmp_path_factory.mktemp("clips")
-    for name in (CLIP, "IR_DRONE_077"):
+    for name in BESIDE:
         with (
             av.open(str(data / "ir-video" / f"{name}.mp4")) as source,
             av.open(str(folder / f"{name}.mkv"), "w") as target,
@@ -42,8 +45,8 @@ def test_clips_are_scored_and_drawn(short_clips, tmp_path):
     """Figures for each clip and in all, two tables, a picture and a video of every frame."""
     pytest.importorskip("matplotlib")
     done = evaluate(
-        "--clips", short_clips, "--json", "-", "--csv", tmp_path / "csv", "--picture", tmp_path / "pr.png",
-        "--video", tmp_path / "v.mp4",
+        "--clips", short_clips, "--clip", CLIP, "--clip", "IR_DRONE_077", "--json", "-",
+        "--csv", tmp_path / "csv", "--picture", tmp_path / "pr.png", "--video", tmp_path / "v.mp4",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -59,14 +62,21 @@ def test_clips_are_scored_and_drawn(short_clips, tmp_path):
         assert sum(1 for _ in video.decode(video=0)) == 120
 
 
-def test_a_clip_alone_beside_others_and_in_batches_gives_identical_figures(short_clips, tmp_path):
-    """What one stream is worth does not depend on what runs beside it."""
-    config = tmp_path / "batches.yaml"
-    config.write_text("streams: []\nbatch: {largest: 8, window_ms: 20}\n")
-    alone = json.loads(evaluate("--clips", short_clips, "--clip", CLIP, "--json", "-").stdout)
-    batched = evaluate("--clips", short_clips, "--config", config, "--together", 2, "--json", "-")
-    assert batched.returncode == 0, batched.stderr
-    assert json.loads(batched.stdout)["clips"][CLIP] == alone["clips"][CLIP]
+def test_a_clip_alone_beside_three_others_and_in_batches_of_one_or_eight_gives_identical_tracks(short_clips, tmp_path):
+    """Every message of a stream is the same, whatever runs beside it and however frames share the engine."""
+
+    def tracks(names, batch):
+        config = tmp_path / f"{batch}.yaml"
+        config.write_text(f"streams: []\nbatch: {{largest: {batch}, window_ms: {20 if batch > 1 else 0}}}\n")
+        streams = [{"name": name, "source": str(short_clips / f"{name}.mkv"), "live": False} for name in names]
+        record = run_pipeline(streams, config, None, None)[CLIP]
+        return [(message.seq, message.tracks) for message in record.tracks]
+
+    alone = tracks([CLIP], 1)
+    assert len(alone) == 60
+    assert any(track.state == "confirmed" for _, found in alone for track in found)
+    assert tracks(BESIDE, 1) == alone
+    assert tracks(BESIDE, 8) == alone
 
 
 def test_scenes_are_scored_against_exact_truth():
