@@ -7,10 +7,12 @@ scored against boxes (``stream.score_clip``), scenes against exact truth (``stre
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,16 +35,6 @@ from stream.synthetic import Scenario, detections_of
 from stream.synthetic import Sequence as PointSequence
 from stream.track_bench import TRACKERS, BenchError
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where to write tables (a folder), precision against recall (a PNG) and drawn clips (an MP4); None for not."""
-
-    tables: Path | None
-    picture: Path | None
-    video: Path | None
-
-
 Runner = Callable[[list[dict[str, Any]]], dict[str, StreamRecord]]
 """Runs the pipeline over streams, as a configuration lists them."""
 
@@ -60,7 +52,11 @@ def evaluate_clips(clips: Sequence[Clip], run: Runner, together: int) -> dict[st
     for start in track(range(0, len(clips), together), "clips", console=Console(stderr=True), transient=True):
         group = clips[start : start + together]
         found = run([{"name": clip.name, "source": str(clip.path), "live": False} for clip in group])
-        records.update({clip.name: found[clip.name] for clip in group})
+        for clip in group:
+            seen = found[clip.name].tracks
+            if not seen or seen[-1].seq < max(clip.boxes, default=0):
+                raise StreamError(f"{clip.path}: {len(seen)} frames, but a box for frame {max(clip.boxes, default=0)}")
+            records[clip.name] = found[clip.name]
     return records
 
 
@@ -151,13 +147,14 @@ def merged(scores: Iterable[ClipScore]) -> ClipScore:
     return total
 
 
-def write_tables(
-    folder: Path, clips: Sequence[Clip], records: dict[str, StreamRecord], scores: dict[str, ClipScore]
-) -> None:
+def write_tables(folder: Path, clips: Sequence[Clip], records: dict[str, StreamRecord]) -> None:
     """Write ``clips.csv``, a row a clip, and ``frames.csv``, a row a frame."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "clips.csv").open("w", newline="") as file:
-        rows = [{"clip": name, **score.report()} for name, score in scores.items()]
+        rows = []
+        for clip in clips:
+            record = records[clip.name]
+            rows.append({"clip": clip.name, **score_clip(clip, results_of(record), fps_of(record)).report()})
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -194,67 +191,94 @@ def main(
     result: dict[str, Any] = {}
     tables: list[Table] = []
     try:
-        if unknown := set(others) - set(TRACKERS):
-            raise BenchError(f"--against {unknown.pop()}: not one of {', '.join(list(TRACKERS)[1:])}")
-        if clips is None and scenes is None:
-            raise StreamError("--clips FOLDER or --scenes FIRST:LAST is needed: what to measure on")
+        _check(clips, scenes, others, {"--clip": clip, "--csv": csv_folder, "--picture": picture, "--video": video})
+        _check_outputs(json_path, picture, video)
         if clips is not None:
-            _on_clips(
-                read_clips(clips, clip), run, together, others, Outputs(csv_folder, picture, video), result, tables
-            )
+            labelled = read_clips(clips, clip)
+            records = evaluate_clips(labelled, run, together)
+            figures, tables = measure_clips(labelled, records, others)
+            result |= figures
         if scenes is not None:
             found = evaluate_scenes(_seeds(scenes), scene_seconds, run)
             result["scenes"] = {name: asdict(score) for name, score in found.items()}
             tables.append(scenes_table(found))
-        if json_path and json_path != "-":
+        if json_path == "-":
+            print(json.dumps(result, indent=2))
+        elif json_path:
             Path(json_path).write_text(json.dumps(result, indent=2) + "\n")
+        if clips is not None and csv_folder:
+            write_tables(csv_folder, labelled, records)
+        if clips is not None and picture:
+            total = merged(score_clip(c, results_of(records[c.name]), fps_of(records[c.name])) for c in labelled)
+            draw_precision_recall(picture, precision_recall(total))
+        if clips is not None and video:
+            draw_video(video, labelled, records)
     except (StreamError, EngineError, PipelineError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, PipelineError) else 2) from None
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
-    if json_path == "-":
-        print(json.dumps(result, indent=2))
-        return
-    for table in tables:
-        Console().print(table)
+    if json_path != "-":
+        for table in tables:
+            Console().print(table)
 
 
-def _on_clips(
-    clips: Sequence[Clip],
-    run: Runner,
-    together: int,
-    others: Sequence[str],
-    out: Outputs,
-    result: dict[str, Any],
-    tables: list[Table],
-) -> None:
-    """Measure on clips: fill ``result`` and ``tables``, write what is asked for."""
-    records = evaluate_clips(clips, run, together)
+def measure_clips(
+    clips: Sequence[Clip], records: dict[str, StreamRecord], others: Sequence[str]
+) -> tuple[dict[str, Any], list[Table]]:
+    """Return the figures of clips, as ``--json`` writes them, and the tables that show them."""
     scores = {c.name: score_clip(c, results_of(records[c.name]), fps_of(records[c.name])) for c in clips}
     total = merged(scores.values())
-    result["clips"] = {name: score.report() for name, score in scores.items()}
-    result["total"] = total.report()
-    tables.append(clips_table(f"{len(clips)} clips", scores, total))
+    result: dict[str, Any] = {
+        "clips": {name: score.report() for name, score in scores.items()},
+        "total": total.report(),
+    }
+    tables = [clips_table(f"{len(clips)} clips", scores, total)]
     if others:
         theirs = [score_others(c, records[c.name], others) for c in clips]
         summed = {name: merged(found[name] for found in theirs) for name in others}
         result["against"] = {name: score.report() for name, score in summed.items()}
         tables.append(clips_table("on the same detections", summed, None))
-    if out.tables:
-        write_tables(out.tables, clips, records, scores)
-    if out.picture:
-        draw_precision_recall(out.picture, precision_recall(total))
-    if out.video:
-        draw_video(out.video, clips, records)
+    return result, tables
+
+
+def _check(clips: Path | None, scenes: str | None, others: Sequence[str], of_clips: dict[str, object]) -> None:
+    """Refuse options that have nothing to act on."""
+    known = [name for name in TRACKERS if name != "ours"]
+    if unknown := set(others) - set(known):
+        raise BenchError(f"--against {unknown.pop()}: not one of {', '.join(known)}")
+    if clips is None and scenes is None:
+        raise StreamError("--clips FOLDER or --scenes FIRST:LAST is needed: what to measure on")
+    of_clips = {**of_clips, "--against": others}
+    if clips is None and (given := [option for option, value in of_clips.items() if value]):
+        raise StreamError(f"{given[0]} goes with --clips")
+    if scenes is not None:
+        _seeds(scenes)
+
+
+def _check_outputs(json_path: str | None, picture: Path | None, video: Path | None) -> None:
+    """Refuse, before minutes of work, what could not be written after them."""
+    wanted = {
+        "--json": Path(json_path) if json_path and json_path != "-" else None,
+        "--picture": picture,
+        "--video": video,
+    }
+    for option, path in wanted.items():
+        if path and not path.absolute().parent.is_dir():
+            raise StreamError(f"{option} {path}: its folder does not exist")
+    for option, path, suffix in (("--picture", picture, ".png"), ("--video", video, ".mp4")):
+        if path and path.suffix != suffix:
+            raise StreamError(f"{option} {path}: a name that ends in {suffix} is expected")
+    if picture and importlib.util.find_spec("matplotlib") is None:
+        raise StreamError("--picture needs matplotlib: pip install 'irstream[plots]'")
 
 
 def _seeds(text: str) -> range:
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text, re.ASCII)
+    if not match or int(match[1]) > int(match[2]):
         raise StreamError(f"--scenes {text}: FIRST:LAST is expected, such as 0:9")
-    return range(int(first), int(last) + 1)
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from stream import StreamError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov")
@@ -62,7 +64,12 @@ def read_clips(folder: Path, names: list[str] | None = None) -> list[Clip]:
     """
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such folder; one with videos and a CSV of boxes beside each is expected")
-    there = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in VIDEO_SUFFIXES}
+    there: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            if path.stem in there:
+                raise LabelError(f"{path}: {there[path.stem].name} has the same stem; one CSV labels one video")
+            there[path.stem] = path
     labelled = [stem for stem in there if (folder / f"{stem}.csv").is_file()]
     for name in names or []:
         if name not in labelled:
@@ -80,9 +87,11 @@ def _read_boxes(path: Path) -> dict[int, list[Box]]:
             for line, row in enumerate(csv.DictReader(file), 2):
                 try:
                     box = Box(*(float(row[key]) for key in ("x", "y", "w", "h")))
+                    if not (np.isfinite([box.x, box.y]).all() and 0 < box.width < np.inf and 0 < box.height < np.inf):
+                        raise ValueError
                     boxes.setdefault(int(row["frame"]), []).append(box)
                 except (KeyError, TypeError, ValueError):
-                    raise LabelError(f"{path}: line {line}: frame,x,y,w,h, all numbers, are expected") from None
+                    raise LabelError(f"{path}: line {line}: frame,x,y,w,h, numbers, are expected") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path}: not readable as CSV ({error})") from None
     return boxes

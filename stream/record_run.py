@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import zmq
 
+from stream import StreamError
 from stream.config import load_config
 from stream.messages import DetectionsMessage, TracksMessage, TruthMessage, decode
 from stream.score_clip import FrameResult, TrackPoint
-from stream.supervisor import Supervisor
+from stream.supervisor import PipelineError, Supervisor
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 POLL_MS = 100
@@ -64,6 +65,8 @@ def run_pipeline(
         finally:
             over.set()
             listener.join()
+        if supervisor.interrupted:
+            raise PipelineError("interrupted: the sources were not read to their end")
     return records
 
 
@@ -104,6 +107,12 @@ def results_of(record: StreamRecord) -> list[FrameResult]:
 
 
 def fps_of(record: StreamRecord) -> float:
-    """Return the rate of a file, frames a second, by its own times."""
+    """Return the rate of a file, frames a second, by its own times.
+
+    Raises:
+        StreamError: if it has fewer than two frames.
+    """
     times = [message.time_ns for message in record.detections.values()]
-    return 1e9 * (len(times) - 1) / (max(times) - min(times)) if len(times) > 1 else 30.0
+    if len(times) < 2:
+        raise StreamError(f"{record.tracks[0].stream if record.tracks else 'a stream'}: too short to have a rate")
+    return 1e9 * (len(times) - 1) / (max(times) - min(times))

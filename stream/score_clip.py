@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from stream.labels import Box, Clip
 
@@ -61,6 +62,7 @@ class ClipScore:
         waits: seconds from a clip's first box to its first confirmed track in a box, a clip each.
         never: clips in which no box was ever tracked.
         scores: of all detections, with whether they lie in a box.
+        best: the highest score in each box that has a detection.
     """
 
     frames: int = 0
@@ -77,6 +79,7 @@ class ClipScore:
     waits: list[float] = field(default_factory=list)
     never: int = 0
     scores: list[tuple[float, bool]] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
 
     def merge(self, other: ClipScore) -> None:
         """Add another score's frames to this one's."""
@@ -114,7 +117,7 @@ def score_clip(clip: Clip, frames: Sequence[FrameResult], fps: float) -> ClipSco
     """
     score = ClipScore(frames=len(frames), seconds=len(frames) / fps)
     inside: dict[int, list[bool]] = {}  # by track: frame by frame, whether it lay in a box
-    targets: dict[int, _Followed] = {}  # by a box's place in its frame's rows
+    targets: list[_Followed] = []
     begin = min(clip.boxes, default=0)
     first = None
     for frame in frames:
@@ -122,9 +125,9 @@ def score_clip(clip: Clip, frames: Sequence[FrameResult], fps: float) -> ClipSco
         _score_detections(score, frame, boxes)
         for track in frame.tracks:
             inside.setdefault(track.id, []).append(any(box.holds(track.x, track.y, GROWN) for box in boxes))
-        for index, box in enumerate(boxes):
+        for box, target in zip(boxes, _targets_of(boxes, targets), strict=True):
             score.labelled += 1
-            if targets.setdefault(index, _Followed()).follow(score, box, frame.tracks) and first is None:
+            if target.follow(score, box, frame.tracks) and first is None:
                 first = frame.seq
     if first is not None:
         score.waits.append((first - begin) / fps)
@@ -137,22 +140,38 @@ def score_clip(clip: Clip, frames: Sequence[FrameResult], fps: float) -> ClipSco
 
 def _score_detections(score: ClipScore, frame: FrameResult, boxes: Sequence[Box]) -> None:
     right = [[box.holds(x, y, GROWN) for box in boxes] for x, y, _ in frame.detections]
-    score.detected += sum(any(column) for column in zip(*right, strict=True))
+    for column in zip(*right, strict=True):
+        inside = [strength for strength, lies in zip(frame.detections[:, 2].tolist(), column, strict=True) if lies]
+        score.detected += bool(inside)
+        score.best += [max(inside)] if inside else []
     for row, strength in zip(right, frame.detections[:, 2].tolist(), strict=True):
         score.false_components += not any(row)
         score.scores.append((strength, any(row)))
 
 
+def _targets_of(boxes: Sequence[Box], targets: list[_Followed]) -> list[_Followed]:
+    """Return the target of each box, the nearest of those known; a box too many is a new one, added to ``targets``."""
+    places, known = np.array([b.centre for b in boxes]), np.array([t.place for t in targets])
+    distance = np.linalg.norm(places.reshape(-1, 1, 2) - known.reshape(1, -1, 2), axis=2)
+    found = {int(row): targets[column] for row, column in zip(*linear_sum_assignment(distance), strict=True)}
+    for row, box in enumerate(boxes):
+        if row not in found:
+            found[row] = _Followed(box.centre)
+            targets.append(found[row])
+    return [found[row] for row in range(len(boxes))]
+
+
 @dataclass
 class _Followed:
-    """Which track a target had last, and whether it had one in the frame before."""
+    """A labelled target: where it was last, which track it had last, and whether it had one in the frame before."""
 
+    place: tuple[float, float]
     id: int | None = None
     had: bool = False
 
     def follow(self, score: ClipScore, box: Box, tracks: Sequence[TrackPoint]) -> bool:
         """Find the box's track, its last one before any other, then the nearest; tell whether there is one."""
-        x, y = box.centre
+        x, y = self.place = box.centre
         near = [
             (t.id != self.id, float(np.hypot(t.x - x, t.y - y)), t.id) for t in tracks if box.holds(t.x, t.y, GROWN)
         ]
@@ -173,13 +192,14 @@ def precision_recall(score: ClipScore) -> NDArray[np.float64]:
     """Return precision against recall of the detections as the least score rises.
 
     Returns:
-        float64 ``[n, 3]``: score, precision, recall, by falling score; recall is detections in a box over
-        labelled boxes, at most 1.
+        float64 ``[n, 3]``: score, precision (detections in a box over all), recall (labelled boxes with a
+        detection over all), by falling score.
     """
     if not score.scores or not score.labelled:
         return np.zeros((0, 3))
     strengths, right = (np.array(column, np.float64) for column in zip(*score.scores, strict=True))
     order = np.argsort(-strengths, kind="stable")
-    true = np.cumsum(right[order])
-    precision = true / np.arange(1, len(true) + 1)
-    return np.stack([strengths[order], precision, np.minimum(1.0, true / score.labelled)], 1)
+    strengths, right = strengths[order], right[order]
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    recall = np.searchsorted(-np.sort(score.best)[::-1], -strengths, side="right") / score.labelled
+    return np.stack([strengths, precision, recall], 1)

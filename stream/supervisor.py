@@ -138,6 +138,11 @@ class Supervisor:
         self._failure: Failed | None = None
         self._signals = 0
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether SIGINT or SIGTERM asked for the end."""
+        return self._signals > 0
+
     def run(self) -> None:
         """Run until the sources end, the time is up, or SIGINT or SIGTERM asks for the end.
 

@@ -30,6 +30,7 @@ LEAST_CLUTTER = 0.02  # false detections a frame: a quiet stream does not make e
 LARGEST_ODDS = 12.0
 SMALLEST = 1e-30  # probability: its logarithm stays a number
 HIDDEN = -3.0  # log-odds that a target out of sight is still there: misses come in runs, so that many tell no more
+REMEMBERED = 0.1  # a detection: what the last one counts for in the mean score of a track
 SURPRISED = 0.15  # a detection: what the last one counts for in how well a track's course fits
 STATES = ("tentative", "coasting", "confirmed")
 FIRST_STEP = 1e-3  # seconds, for births before the first interval is known
@@ -41,8 +42,8 @@ Ints = NDArray[np.intp]
 Flags = NDArray[np.bool_]
 
 # The rows of the table of tracks that follow the filters' own.
-ODDS, SURPRISE, AREA, PEAK, SCR, ID, HITS, AGE, RECENT, RECENT_HITS, UNSEEN, CONFIRMED = range(
-    STATE_ROWS, STATE_ROWS + 12
+ODDS, SURPRISE, AREA, PEAK, SCR, ID, HITS, AGE, RECENT, RECENT_HITS, UNSEEN, QUALITY, CONFIRMED = range(
+    STATE_ROWS, STATE_ROWS + 13
 )
 ROWS = CONFIRMED + 1
 
@@ -64,6 +65,9 @@ class TrackConfig(BaseModel):
         confirm_hits: M, frames with a detection among the last N that confirm a track.
         confirm_frames: N.
         confirm_probability: that the target exists, which a track needs as well.
+        confirm_score: and the mean score of its last detections (``Detections.score``): what stands still in a scene,
+            such as the corner of a roof, can look like a faint target for as long as it is there. A confirmed track
+            that falls below it is not reported until it is above again.
         report_probability: below it a confirmed track is not reported, but can still come back.
         memory: how long a confirmed track without detections can come back under its id, seconds.
         max_tracks: the weakest leave first.
@@ -85,6 +89,7 @@ class TrackConfig(BaseModel):
     confirm_hits: Annotated[int, Field(ge=1, le=HISTORY)] = 3
     confirm_frames: Annotated[int, Field(ge=1, le=HISTORY)] = 5
     confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.45
     report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     memory: Annotated[float, Field(gt=0, le=600)] = 1.0
     max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
@@ -130,6 +135,7 @@ class Tracker:
 
     def __init__(self, config: TrackConfig) -> None:
         self.late = 0
+        self._drift = 0.0, 0.0  # px/s, of the whole scene: the filters' velocities are relative to it
         self.claimed: Flags = np.zeros(0, np.bool_)
         self._config = config
         self._confirm_odds = _log_odds(config.confirm_probability)
@@ -171,9 +177,13 @@ class Tracker:
             step = 0.0
         elif step <= 0 and self._time_ns is not None:
             self.late += 1
+            self._tracks[X] += motion[0]  # the scene moved all the same
+            self._tracks[Y] += motion[1]
             self.claimed = np.zeros(len(detections), np.bool_)
             return self._report()
         self._time_ns = time_ns
+        if step > 0:
+            self._drift = motion[0] / step, motion[1] / step
         self._predict(step, motion)
         matches = self._associate(detections)
         self._correct(detections, matches)
@@ -233,6 +243,7 @@ class Tracker:
         seen[AREA], seen[PEAK], seen[SCR] = detections.area[own], detections.peak[own], detections.scr[own]
         seen[SURPRISE] += SURPRISED * (matches.distance[hit] / 2 - seen[SURPRISE])
         seen[HITS] += 1
+        seen[QUALITY] += np.maximum(REMEMBERED, 1 / seen[HITS]) * (detections.score[own] - seen[QUALITY])
         seen[UNSEEN] = 0
         tracks[:, hit] = seen
         tracks[AGE] += 1
@@ -240,6 +251,7 @@ class Tracker:
         tracks[RECENT] = recent
         tracks[RECENT_HITS] = np.bitwise_count(recent)
         proved = (tracks[RECENT_HITS] >= config.confirm_hits) & (tracks[ODDS] >= self._confirm_odds)
+        proved &= tracks[QUALITY] >= config.confirm_score
         tracks[CONFIRMED] = np.maximum(tracks[CONFIRMED], proved)
 
     def _drop(self, detections: Detections, matches: _Matches) -> None:
@@ -265,11 +277,12 @@ class Tracker:
             born[PEAK], born[SCR] = detections.peak[free], detections.scr[free]
             born[PP] = config.noise**2
             born[VV] = config.speed**2
-            born[SURPRISE] = UNPROVED
+            born[SURPRISE], born[QUALITY] = UNPROVED, detections.score[free]
             born[ODDS] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
             born[ID] = np.arange(self._next_id, self._next_id + born.shape[1])
             born[[HITS, AGE, RECENT, RECENT_HITS]] = 1
-            born[CONFIRMED] = (config.confirm_hits == 1) & (born[ODDS] >= self._confirm_odds)
+            sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= config.confirm_score)
+            born[CONFIRMED] = (config.confirm_hits == 1) & sure
             self._next_id += born.shape[1]
             self._tracks = np.concatenate([self._tracks, born], axis=1)
         if self._tracks.shape[1] > config.max_tracks:
@@ -278,10 +291,11 @@ class Tracker:
 
     def _report(self) -> list[Track]:
         tracks = self._tracks
-        tracks = tracks[:, (tracks[CONFIRMED] == 0) | (tracks[ODDS] >= self._report_odds)]
+        shown = (tracks[ODDS] >= self._report_odds) & (tracks[QUALITY] >= self._config.confirm_score)
+        tracks = tracks[:, (tracks[CONFIRMED] == 0) | shown]
         state = tracks[CONFIRMED] * (1 + (tracks[UNSEEN] == 0))
         whole = [row.astype(np.int64).tolist() for row in (tracks[ID], state, tracks[HITS], tracks[AGE])]
-        kinematics = tracks[[X, Y, VX, VY]].tolist()
+        kinematics = (tracks[[X, Y, VX, VY]] + np.array([[0.0], [0.0], [self._drift[0]], [self._drift[1]]])).tolist()
         cov = covariances(tracks).reshape(-1, 16).tolist()
         looks = tracks[[ODDS, AREA, PEAK, SCR]].tolist()
         return [

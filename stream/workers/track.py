@@ -99,12 +99,13 @@ class _TrackWorker:
         detections = detect(targets, pixels, self.config.detect, self.config.threshold)
         if stream.alarms:
             detections = stream.alarms.keep(detections)
+        frame.times["detect"] = time.monotonic_ns()
         motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
         send(self.returns[frame.stream], Release(frame.slot))
-        frame.times["detect"] = time.monotonic_ns()
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
+        late = stream.tracker.late
         tracks = stream.tracker.update(detections, now, motion)
-        if stream.alarms:
+        if stream.alarms and stream.tracker.late == late:  # of a late frame, nothing was claimed
             stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
         self.publish(stream, frame, tracks)

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import av
 import cv2
@@ -11,8 +14,8 @@ import pytest
 
 from stream.record_run import run_pipeline
 
-CLIP = "IR_AIRPLANE_017"
-BESIDE = (CLIP, "IR_DRONE_077", "IR_HELICOPTER_044", "IR_AIRPLANE_035")
+CLIP = "IR_AIRPLANE_035"
+BESIDE = (CLIP, "IR_DRONE_077", "IR_HELICOPTER_044", "IR_AIRPLANE_017")
 
 
 def evaluate(*arguments):
@@ -79,6 +82,31 @@ def test_a_clip_alone_beside_three_others_and_in_batches_of_one_or_eight_gives_i
     assert tracks(BESIDE, 8) == alone
 
 
+def test_a_video_shorter_than_its_labels_is_refused(short_clips, tmp_path):
+    """Frames that never came are not left out in silence."""
+    (tmp_path / f"{CLIP}.mkv").write_bytes((short_clips / f"{CLIP}.mkv").read_bytes())
+    (tmp_path / f"{CLIP}.csv").write_text((short_clips / f"{CLIP}.csv").read_text() + "99,10,10,4,4\n")
+    done = evaluate("--clips", tmp_path)
+    assert done.returncode == 2
+    assert f"{CLIP}.mkv: 60 frames, but a box for frame 99" in done.stderr
+
+
+def test_an_interrupted_run_reports_no_figures(short_clips):
+    """Ctrl-C in the middle is not a short clip."""
+    command = [sys.executable, "-m", "stream.evaluate", "--clips", str(short_clips), "--together", "1", "--json", "-"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    while len(children.read_text().split()) < 3:  # its workers are there
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert out == ""
+    assert "interrupted" in err
+
+
 def test_scenes_are_scored_against_exact_truth():
     done = evaluate("--scenes", "1:1", "--scene-seconds", 2, "--json", "-")
     assert done.returncode == 0, done.stderr
@@ -92,6 +120,10 @@ MISTAKES = [
     ("a folder that is not there", ["--clips", "nowhere"], "nowhere: no such folder"),
     ("seeds that are none", ["--scenes", "three"], "FIRST:LAST is expected"),
     ("a tracker that is not known", ["--scenes", "0:0", "--against", "mine"], "--against mine: not one of"),
+    ("our own tracker against itself", ["--scenes", "0:0", "--against", "ours"], "--against ours: not one of"),
+    ("clips' options without clips", ["--scenes", "0:0", "--video", "v.mp4"], "--video goes with --clips"),
+    ("a picture of no known kind", ["--clips", ".", "--picture", "p.xyz"], "a name that ends in .png is expected"),
+    ("figures to nowhere", ["--scenes", "0:0", "--json", "none/r.json"], "--json none/r.json: its folder does not"),
     ("a model that is not there", ["--scenes", "0:0", "--model", "none"], "none"),
 ]
 

@@ -51,5 +51,9 @@ def test_what_cannot_be_used_is_named(tmp_path):
     clip(tmp_path, "bad", "0,1,2,3\n")
     with pytest.raises(LabelError, match=r"bad\.csv: line 2: frame,x,y,w,h"):
         read_clips(tmp_path)
+    (tmp_path / "bad.mkv").touch()
+    with pytest.raises(LabelError, match=r"bad\.mp4: bad\.mkv has the same stem"):
+        read_clips(tmp_path)
+    (tmp_path / "bad.mkv").unlink()
     with pytest.raises(LabelError, match="other: no video"):
         read_clips(tmp_path, ["other"])

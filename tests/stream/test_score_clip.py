@@ -64,9 +64,23 @@ def test_scores_of_clips_add_up():
 
 
 def test_precision_against_recall_falls_as_scores_do():
-    score = ClipScore(labelled=3, scores=[(0.2, False), (0.9, True), (0.5, False), (0.4, True)])
+    score = ClipScore(labelled=3, scores=[(0.2, False), (0.9, True), (0.5, False), (0.4, True)], best=[0.4, 0.9])
     curve = precision_recall(score)
     assert curve[:, 0].tolist() == [0.9, 0.5, 0.4, 0.2]
     np.testing.assert_allclose(curve[:, 1], [1, 1 / 2, 2 / 3, 2 / 4])
     np.testing.assert_allclose(curve[:, 2], [1 / 3, 1 / 3, 2 / 3, 2 / 3])
     assert precision_recall(ClipScore()).shape == (0, 3)
+
+
+def test_two_detections_in_one_box_recall_it_once():
+    frames = said(*[{}] * 10, detections=[(11, 11, 0.9), (12, 12, 0.8)])[:5]
+    score = score_clip(Clip("clip", Path("clip.mp4"), CLIP.boxes), frames + said(*[{}] * 10)[5:], fps=10.0)
+    assert score.report()["detection_recall"] == precision_recall(score)[-1, 2] == 0.5
+
+
+def test_a_target_is_known_by_its_place_not_by_its_row():
+    """Two targets, one of whose labels is missing in a frame: perfect tracks switch nothing."""
+    other = Box(100, 100, 4, 4)
+    boxes = {frame: [BOX, other] if frame != 4 else [other] for frame in range(FRAMES)}
+    score = score_clip(Clip("two", Path("two.mp4"), boxes), said(*[{1: RIGHT, 2: other.centre}] * 10), fps=10.0)
+    assert (score.tracked, score.switches) == (19, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,39 @@ def test_scene_motion_is_taken_out() -> None:
         without = untold.update(seen(point), (k + 1) * FRAME_NS)
     assert [track.id for track in with_motion] == [1]
     assert 2 in [track.id for track in without]
+
+
+def test_scene_motion_of_a_late_frame_is_not_lost() -> None:
+    """A pan of 6 px a frame, one frame with the time of the one before: the track goes on under its id."""
+    tracker = Tracker(TrackConfig())
+    for k in range(30):
+        time_ns = (k + 1 - (k == 15)) * FRAME_NS
+        tracks = tracker.update(seen((20.0 + 6 * k, 100.0)), time_ns, (6.0, 0.0))
+    assert [(track.id, track.state) for track in tracks] == [(1, "confirmed")]
+
+
+def test_velocities_are_those_in_the_picture() -> None:
+    """A target that moves with the panned scene is still to the filter, and moves in what is published."""
+    tracker = Tracker(TrackConfig())
+    for k in range(30):
+        (track,) = tracker.update(seen((20.0 + 6 * k, 100.0)), (k + 1) * FRAME_NS, (6.0, 0.0))
+    assert track.vx == pytest.approx(6 * 1e9 / FRAME_NS, rel=0.02)
+
+
+def test_what_looks_faint_for_as_long_as_it_is_there_is_not_confirmed() -> None:
+    """The mean score of a track's detections must reach ``confirm_score``; a confirmed one that falls is not shown."""
+
+    def faint(score: float) -> Detections:
+        found = seen((50.0, 100.0))
+        return replace(found, score=np.full(1, score))
+
+    tracker = Tracker(TrackConfig(confirm_score=0.45))
+    states = [tracker.update(faint(0.4), (k + 1) * FRAME_NS)[0].state for k in range(40)]
+    assert set(states) == {"tentative"}
+    states = [[t.state for t in tracker.update(faint(0.9), (k + 41) * FRAME_NS)] for k in range(10)]
+    assert states[-1] == ["confirmed"]
+    shown = [tracker.update(faint(0.1), (k + 51) * FRAME_NS) for k in range(40)]
+    assert shown[-1] == []
 
 
 def test_streams_share_nothing() -> None:
