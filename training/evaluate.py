@@ -133,9 +133,11 @@ def noise_table_of(result: dict[str, Any]) -> Table:
     return table
 
 
-def _shown(key: str, value: float | None) -> str:
+def _shown(key: str, value: float | str | None) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     if key in PERCENTS:
         return f"{100 * value:.2f} %"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -105,6 +105,9 @@ def test_frames_can_be_measured_at_another_size(forms, tiny_set, run):
     assert done.exit_code == 0, done.stderr
     figures = json.loads(done.stdout)
     assert (figures["frames"], figures["size"]) == (4, "24x20")
+    table = run("--model", forms[1], "--data", tiny_set, "--size", "24x20")
+    assert table.exit_code == 0, table.exception
+    assert "24x20" in next(line for line in table.stdout.splitlines() if "size" in line)
 
 
 def test_clips(forms, data, run, tmp_path):
