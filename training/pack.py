@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from training.data import read_whole
-from training.packed import write_packed
+from training.packed import Packed, write_packed
 from training.recipe import DataRecipe, Recipe, RecipeError, read_recipe
-from training.sample import DataError, Sample
-from training.sets import VIDEO, is_video
+from training.sample import DataError
+from training.sets import VIDEO, clips_there, is_video
 
 
 def pack(recipe: Recipe, also: list[tuple[str, str]], data: Path, out: Path) -> list[Path]:
@@ -32,19 +32,22 @@ def pack(recipe: Recipe, also: list[tuple[str, str]], data: Path, out: Path) -> 
         if (part.set, split) in done:
             continue
         done.add((part.set, split))
-        samples, every = _gathered([other for other in parts if other.set == part.set], data, split)
-        paths += write_packed(out / part.set, split, samples, every)
+        packed = _gathered([other for other in parts if other.set == part.set], data, split)
+        paths += write_packed(out / part.set, split, packed)
     return paths
 
 
-def _gathered(parts: list[DataRecipe], data: Path, split: str) -> tuple[list[Sample], int]:
+def _gathered(parts: list[DataRecipe], data: Path, split: str) -> Packed:
     """Read one split for all parts of a recipe that use it, every frame once."""
     if split != VIDEO:
-        return read_whole(DataRecipe(set=parts[0].set, split=split), data), 1
+        return Packed(read_whole(DataRecipe(set=parts[0].set, split=split), data))
+    there, all_there = clips_there(data / parts[0].set)
+    clips = sorted({clip for part in parts for clip in (there if part.clips is None else part.clips)})
     every = math.gcd(*(part.every for part in parts))
-    denser = [part.model_copy(update={"every": every}) for part in parts]
+    # Boxes are packed as they are: the program that reads a recipe looks for targets in them.
+    denser = [part.model_copy(update={"every": every, "box_targets": False}) for part in parts]
     found = {sample.name: sample for part in denser for sample in read_whole(part, data)}
-    return [found[name] for name in sorted(found)], every
+    return Packed([found[name] for name in sorted(found)], every, clips, all_there and clips == there)
 
 
 def main(

@@ -40,7 +40,7 @@ def read_split(folder: Path, split: str) -> list[Sample]:
         DataError: on a missing list, image or mask, or one whose size or kind is wrong.
     """
     if packed_files(folder, split):
-        return read_packed(folder, split)[0]
+        return read_packed(folder, split).samples
     for called in (split, ALSO_CALLED.get(split, split)):
         if (below := folder / called).is_dir():
             return [_read(below, FOLDERS[0], name) for name in _listed(below / FOLDERS[0][0])]
@@ -120,6 +120,14 @@ def clip_names(folder: Path) -> list[str]:
     return sorted(row["clip"] for row in _rows(folder / "clips.csv", ("clip",)))
 
 
+def clips_there(folder: Path) -> tuple[list[str], bool]:
+    """Return the names of the clips in a folder, which may be packed, and whether they are all of the set."""
+    if packed_files(folder, VIDEO):
+        packed = read_packed(folder, VIDEO)
+        return sorted(packed.clips), packed.all_clips
+    return clip_names(folder), True
+
+
 def read_video(folder: Path, clips: list[str] | None, every: int, targets: bool = False) -> list[Sample]:
     """Read frames of labelled clips as background: no target in the mask, and the labelled boxes unknown.
 
@@ -143,11 +151,16 @@ def read_video(folder: Path, clips: list[str] | None, every: int, targets: bool 
 
 
 def _with_targets(sample: Sample) -> Sample:
-    """Return a frame with masks in place of those of its boxes that hold a clear target."""
+    """Return a frame with masks in place of those of its boxes that hold a clear target.
+
+    A box that reaches the frame's edge stays unknown: how much of its margin was cut off there is not known.
+    """
     mask, unknown = sample.mask.copy(), []
+    height, width = sample.frame.shape
     for left, top, right, bottom in sample.boxes:
         inner = left + BOX_MARGIN, top + BOX_MARGIN, right - left - 2 * BOX_MARGIN, bottom - top - 2 * BOX_MARGIN
-        found = mask_in_box(sample.frame, inner)
+        inside = min(left, top) > 0 and right < width and bottom < height
+        found = mask_in_box(sample.frame, inner) if inside else None
         if found is None:
             unknown.append((left, top, right, bottom))
         else:
@@ -157,14 +170,21 @@ def _with_targets(sample: Sample) -> Sample:
 
 def _chosen(folder: Path, clips: list[str] | None, every: int) -> list[Sample]:
     """Read the frames of packed clips."""
-    samples, there = read_packed(folder, VIDEO)
-    if every % there:
-        raise DataError(f"{folder}: packed with every {there}th frame of a clip; every {every}th is asked for")
-    names = [sample.name.rpartition("/") for sample in samples]
-    if clips is not None and (missing := sorted({*clips} - {clip for clip, _, _ in names})):
+    packed = read_packed(folder, VIDEO)
+    if every % packed.every:
+        raise DataError(f"{folder}: packed with every {packed.every}th frame of a clip; every {every}th is asked for")
+    held: dict[str, list[Sample]] = {clip: [] for clip in sorted(packed.clips)}
+    for sample in packed.samples:
+        clip, _, number = sample.name.rpartition("/")
+        wanted = held.setdefault(clip, [])
+        if int(number) % every == 0:
+            wanted.append(sample)
+    if clips is None and not packed.all_clips:
+        pack = packed_files(folder, VIDEO)[0]
+        raise DataError(f"{pack}: not packed with all clips of the set, which a recipe asks for that names no clips")
+    if missing := sorted({*(clips or ())} - set(held)):
         raise DataError(f"{folder}: clip {missing[0]!r} is not among those packed")
-    chosen = [(clips is None or clip in clips) and int(number) % every == 0 for clip, _, number in names]
-    return [sample for sample, wanted in zip(samples, chosen, strict=True) if wanted]
+    return [sample for clip in (held if clips is None else clips) for sample in held[clip]]
 
 
 def _read_clip(folder: Path, clip: str, every: int) -> Iterator[Sample]:
