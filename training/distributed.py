@@ -58,9 +58,9 @@ def join() -> Group:
     gpus = torch.cuda.device_count()
     if "LOCAL_RANK" not in os.environ:
         return Group(torch.device("cuda" if gpus else "cpu"))
-    local = int(os.environ["LOCAL_RANK"])
-    if gpus and local >= gpus:
-        raise GroupError(f"torchrun: {os.environ['LOCAL_WORLD_SIZE']} processes for {gpus} GPUs; start one for each")
+    local, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if gpus and processes > gpus:  # on every process, so that the first, which alone speaks, says so
+        raise GroupError(f"torchrun: {processes} processes for {gpus} GPUs; start one for each")
     device = torch.device("cpu")
     if gpus:
         device = torch.device("cuda", local)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from training.distributed import Group, GroupError
+from training.distributed import Group, GroupError, join
 from training.feed import feed
 from training.recipe import Recipe, RecipeError
 from training.run import Run
@@ -91,3 +91,13 @@ def test_batch_norm_is_not_shared_on_cpus(tmp_path):
     recipe = Recipe.model_validate({**SHARED, "freeze_norm": False})
     with pytest.raises(GroupError, match="freeze_norm: several CPU processes cannot share"):
         Run(recipe, tmp_path, Group(torch.device("cpu"), 0, 2))
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_more_processes_than_gpus_are_refused_by_each(rank, monkeypatch):
+    """By the first as well, which alone prints."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(GroupError, match="torchrun: 3 processes for 2 GPUs; start one for each"):
+        join()
