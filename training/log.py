@@ -22,6 +22,13 @@ from training.distributed import Group
 REPOSITORY = Path(__file__).parents[1]
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file; a kill at any moment leaves the old one or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.replace(path)
+
+
 @dataclass
 class Meter:
     """How fast a run goes, since it was last asked.
@@ -61,7 +68,7 @@ class Log:
         if self.path.exists():
             rows = self.path.read_text().splitlines(keepends=True)
             kept = [row for row in rows[1:] if int(row.split(",")[0]) <= step]
-            self.path.write_text("".join([*rows[:1], *kept]))
+            write_whole(self.path, "".join([*rows[:1], *kept]))
 
     def evaluation(self, row: Mapping[str, float]) -> None:
         """Add a row, which begins with its step, to the CSV, and its figures to the curves."""
@@ -112,9 +119,10 @@ def _commit() -> str | None:
     return said[0] + ("+" if said[1] else "")
 
 
-def note_versions(folder: Path, step: int, group: Group) -> None:
-    """Add this call to ``versions.json``: a run that goes on may do so with other versions."""
+def note_versions(folder: Path, step: int, group: Group, start: str | None = None) -> None:
+    """Add this call, and what the run began with, to ``versions.json``: a run may go on with other versions."""
     path = folder / "versions.json"
     calls = json.loads(path.read_text()) if path.exists() else []
-    calls.append({"from_step": step, "started": datetime.now(UTC).isoformat(timespec="seconds"), **versions(group)})
-    path.write_text(json.dumps(calls, indent=2) + "\n")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    calls.append({"from_step": step, "started": now, "start": start, **versions(group)})
+    write_whole(path, json.dumps(calls, indent=2) + "\n")

@@ -74,7 +74,10 @@ class Run:
         self.recipe, self.folder, self.group = recipe, folder, group
         torch.manual_seed(recipe.seed)
         network = RPCANetPlus(NetworkConfig(**recipe.network.model_dump()))
-        if start:
+        checkpoint = folder / "last.pt"
+        goes_on = checkpoint.exists()
+        self.start = str(start) if start and not goes_on else None  # what it began with
+        if start and not goes_on:
             _begin_with(network, start)
         network = network.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(network, recipe.ema)
@@ -86,7 +89,7 @@ class Run:
         self.step = 0
         self.best = -1.0
         self.losses = torch.zeros(2, device=group.device)  # their sum since the last evaluation, and how many
-        if (checkpoint := folder / "last.pt").exists():
+        if goes_on:
             self._restore(checkpoint)
         if group.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +128,23 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
         self.losses = state.get("losses", self.losses)
+        self.start = state.get("start")
+
+    def check(self) -> None:
+        """Refuse to go on where a loss since the last evaluation, or a weight, is not finite.
+
+        It waits for the device. Processes agree: losses and weights are the same in all.
+
+        Raises:
+            RecipeError: naming the step that it was seen at.
+        """
+        what = "" if bool(self.losses.isfinite().all()) else "loss"
+        values = [value.isfinite().all() for value in self.network.state_dict().values()]
+        if not what and not bool(torch.stack(values).all()):
+            what = "network"
+        if what:
+            said = f"at step {self.step} the {what} is not finite; a lower rate or a clip may keep it so"
+            raise RecipeError(f"recipe {self.recipe.name!r}: rate: {said}; {self.folder} is as it was last saved")
 
     def save(self) -> None:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
@@ -139,6 +159,7 @@ class Run:
             "step": self.step,
             "best": self.best,
             "losses": self.losses,
+            "start": self.start,
         }
         torch.save(state, self.folder / "last.pt.new")
         (self.folder / "last.pt.new").replace(self.folder / "last.pt")
@@ -219,6 +240,12 @@ def _read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, Any], 
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         return state, Recipe.model_validate_json(state["recipe"])  # a key newer than the run has its default there
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no checkpoint there") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}") from None
+    except torch.cuda.OutOfMemoryError:
+        raise RecipeError(f"{path}: the GPU has no room for this checkpoint; another program may use it") from None
     except Exception as error:  # torch.load raises whatever the bytes led it to
         said = " ".join(str(error).split())[:200]
         raise RecipeError(f"{path}: not a checkpoint of this program ({said}); remove it to start anew") from None

@@ -15,6 +15,7 @@ import torch
 import typer
 
 from training.cost import cost_of
+from training.log import write_whole
 from training.model import NetworkConfig
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.train import ERRORS, train
@@ -70,7 +71,8 @@ def run_one(recipe: Recipe, data: Path, folder: Path, minutes: float | None, wor
     if run.step < run.recipe.steps:
         return False
     _, metadata = load_network(folder / "best.safetensors")
-    done.write_text(json.dumps({"recipe": asked, "held_out": json.loads(metadata["held_out"])}, indent=2) + "\n")
+    summary = {"recipe": asked, "held_out": json.loads(metadata["held_out"])}
+    write_whole(done, json.dumps(summary, indent=2) + "\n")
     return True
 
 

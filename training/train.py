@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -74,12 +75,12 @@ def train(
     batches = feed(samples, recipe, run.step, group, workers)
     log = None
     if group.rank == 0:
-        note_versions(folder, run.step, group)
+        note_versions(folder, run.step, group, run.start)
         log = Log(folder, run.step)
     meter = Meter()
     name, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
     columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, disable=group.rank > 0) as progress:
+    with closing(log) if log else nullcontext(), Progress(*columns, disable=group.rank > 0) as progress:
         bar = progress.add_task(recipe.name, total=recipe.steps, completed=run.step, rate="")
         for _ in _steps(run, minutes):
             asked = time.monotonic()
@@ -88,11 +89,14 @@ def train(
             meter.images += len(frames) * group.world
             loss = run.advance(frames, masks)
             progress.update(bar, completed=run.step)
+            if run.step % REPORT_EVERY == 0:
+                run.check()
             if log and run.step % REPORT_EVERY == 0:
                 figures = {"loss": float(loss), "rate": run.progress()["rate"], **meter.read()}
                 progress.update(bar, rate=f"{figures['images_per_s']:.1f} images/s")
                 log.curve("train", figures, run.step)
             if run.step % recipe.evaluate_every == 0 or run.step == recipe.steps:
+                run.check()
                 if log:
                     row = run.evaluate(held_out)
                     log.evaluation(row)
@@ -102,9 +106,8 @@ def train(
                 run.save()
                 meter.skip()
                 group.wait()
+    run.check()
     run.save()
-    if log:
-        log.close()
     group.wait()
     return run
 

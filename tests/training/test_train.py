@@ -135,6 +135,65 @@ def test_weights_that_cannot_start_a_run_are_named(why, network, said, recipe, t
         Run(other, tmp_path / "other", ALONE, short.folder)
 
 
+def test_what_a_run_began_with_is_noted_and_not_read_again(recipe, tiny_set, tmp_path):
+    """A run that goes on needs its start no more."""
+    short = train(recipe, tiny_set.parent, tmp_path / "short", 0)
+    train(recipe, tiny_set.parent, tmp_path / "r", 0, short.folder)
+    (short.folder / "last.pt").unlink()
+    for start in (short.folder, None):
+        train(recipe, tiny_set.parent, tmp_path / "r", 0, start)
+    calls = json.loads((tmp_path / "r" / "versions.json").read_text())
+    assert [call["start"] for call in calls] == [str(short.folder)] * 3
+    with pytest.raises(RecipeError, match=r"short/last.pt: no checkpoint there$"):
+        Run(recipe, tmp_path / "other", ALONE, short.folder)
+
+
+UNREAD = [
+    ("no permission", PermissionError(13, "Permission denied"), "last.pt: Permission denied$"),
+    ("no room on the GPU", torch.cuda.OutOfMemoryError("CUDA out of memory"), "last.pt: the GPU has no room"),
+]
+
+
+@pytest.mark.parametrize(("why", "error", "said"), UNREAD, ids=[c[0] for c in UNREAD])
+def test_a_checkpoint_that_is_good_is_not_said_to_be_none(why, error, said, recipe, tiny_set, tmp_path, monkeypatch):
+    """Nobody is told to remove it."""
+    train(recipe, tiny_set.parent, tmp_path / "r", 0)
+
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(RecipeError, match=said) as caught:
+        Run(recipe, tmp_path / "r", ALONE)
+    assert "remove" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("bad", "seen"), [("loss", 4), ("network", 6)])
+def test_a_loss_that_is_not_finite_stops_the_run(bad, seen, tiny_set, tmp_path, monkeypatch, capsys):
+    """At the next report, or before anything would be saved, in one line; what was saved before stays."""
+    monkeypatch.setattr(trainer, "REPORT_EVERY", 4 if bad == "loss" else 50)
+    advance = Run.advance
+
+    def spoilt(self, frames, masks):
+        loss = advance(self, frames, masks)
+        if self.step == 4 and bad == "loss":
+            self.losses += float("nan")
+        elif self.step == 6:
+            next(self.network.parameters()).data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(Run, "advance", spoilt)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
+    with pytest.raises(SystemExit) as stopped:
+        trainer.main(tmp_path / "recipe.yaml", tiny_set.parent, tmp_path / "run")
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: recipe 'tiny': rate: at step {seen} the {bad} is not finite" in line
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 3
+    assert load_network(tmp_path / "run" / "best.safetensors")[1]["step"] == "3"
+    assert [row["step"] for row in csv.DictReader((tmp_path / "run" / "log.csv").open())] == ["3"]
+
+
 def test_another_recipe_does_not_go_on(recipe, tiny_set, tmp_path):
     """A folder belongs to its recipe."""
     train(recipe, tiny_set.parent, tmp_path / "r", 0)
