@@ -50,8 +50,6 @@ class ClipTally:
     found: int = 0
     others: int = 0
     border: int = 0
-    target_free_frames: int = 0
-    target_free_components: int = 0
 
     def add(self, found: NDArray[np.bool_], boxes: list[Box]) -> None:
         """Count one frame: what was found, ``[height, width]``, and the boxes, in its pixels."""
@@ -67,9 +65,6 @@ class ClipTally:
         self.found += bool(inside.any())
         self.others += int((~inside).sum())
         self.border += int((edge[~inside] < BORDER_PX).sum())
-        if not boxes:
-            self.target_free_frames += 1
-            self.target_free_components += len(x)
 
     def merge(self, other: ClipTally) -> None:
         """Add another tally's frames to this one's."""
