@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from training import thin_kernels as kernels
 from training.thin_kernels import Array
@@ -41,6 +42,7 @@ class _Chain(torch.autograd.Function):
         return torch.from_numpy(maps[-1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         maps, weights = ctx.maps, ctx.values[::2]
         gradient = gradients[0].contiguous().numpy().copy()
@@ -94,6 +96,7 @@ class _NormRelu(torch.autograd.Function):
         return torch.from_numpy(made), *statistics
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         maps, made, mean, inverse, gamma = ctx.given
         back = np.zeros_like(maps)
@@ -183,6 +186,7 @@ class _Tail(torch.autograd.Function):
         return torch.from_numpy(out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         maps, weights = ctx.given
         gradient = gradients[0].contiguous().numpy()
