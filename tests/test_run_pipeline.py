@@ -187,7 +187,8 @@ def test_live_scenes_publish_tracks_truth_and_status_and_account_for_every_frame
     started = Run("--duration", 6, "--report", tmp_path / "r.json")
     outcome = started.end(started.listen())
     assert (outcome.code, outcome.left) == (0, []), outcome.err
-    assert {m["schema"] for m in outcome.messages} == {"irstream.tracks/1", "irstream.truth/1", "irstream.status/1"}
+    kinds = ("detections", "tracks", "truth", "status")
+    assert {m["schema"] for m in outcome.messages} == {f"irstream.{kind}/1" for kind in kinds}
     for stream in json.loads((tmp_path / "r.json").read_text())["streams"]:
         assert stream["frames"] == stream["published"] + stream["dropped"]
         assert stream["frames"] == pytest.approx(6 * 30, abs=20)

@@ -98,8 +98,8 @@ def feed(
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         worker_init_fn=_leave_signals_alone,
-        # forked workers share the frames' memory
-        multiprocessing_context="fork" if workers else None,
+        # not fork: a copy of a process whose threads (OpenMP's, OpenCV's) it lacks waits for them for ever
+        multiprocessing_context="forkserver" if workers else None,
         pin_memory=group.device.type == "cuda",
     )
     return iter(loader)
