@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.frame import Hello, Passed
+from stream.frame import Hello, Passed, Recorded
 from stream.latency import Latency
 from stream.messages import StatusMessage
 
@@ -32,6 +32,9 @@ class StreamBook:
         latency: since the start.
         started: when its frames began, on the monotonic clock, seconds.
         stopped: when its last one was published.
+        recorded: frames that were recorded.
+        recorded_bytes: what they and their messages took on disk.
+        not_recorded: frames that were published but not recorded, by reason.
     """
 
     name: str
@@ -46,6 +49,9 @@ class StreamBook:
     latency: Latency = field(default_factory=Latency)
     started: float = 0.0
     stopped: float = 0.0
+    recorded: int = 0
+    recorded_bytes: int = 0
+    not_recorded: Counter[str] = field(default_factory=Counter)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _second: list[int] = field(default_factory=list)
 
@@ -62,6 +68,12 @@ class StreamBook:
         self.ended, self.fault = passed.ended, passed.fault
         if passed.latencies:
             self.stopped = now
+
+    def record(self, said: Recorded) -> None:
+        """Enter what the recorder reports."""
+        self.recorded += said.frames
+        self.recorded_bytes += said.bytes
+        self.not_recorded.update(said.dropped)
 
     @property
     def frames(self) -> int:

@@ -38,6 +38,7 @@ def run(
     duration: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
     publish: Annotated[str | None, typer.Option(help="ZeroMQ endpoint to publish on.")] = None,
     wait_for: Annotated[int | None, typer.Option(help="Subscribers to wait for before the first frame.")] = None,
+    record: Annotated[str | None, typer.Option(help="Keep frames and messages in this folder.")] = None,
     report_to: Annotated[str | None, typer.Option("--report", help="Write the report as JSON; - is stdout.")] = None,
 ) -> None:
     """Turn live infrared video into tracked small targets, and say how late every answer is.
@@ -52,6 +53,7 @@ def run(
         "duration": duration,
         "publish.endpoint": publish,
         "publish.wait_for": wait_for,
+        "record.folder": record,
         "streams": streams_of(source, live) if source else None,
     }
     overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

@@ -74,6 +74,18 @@ class PublishConfig(_Strict):
     wait_for: Annotated[int, Field(ge=0)] = 0
 
 
+class RecordConfig(_Strict):
+    """What is kept of a run.
+
+    Attributes:
+        folder: where frames and messages are kept, a folder a run in it; None keeps nothing.
+        max_gb: of all recordings in the folder, gigabytes; the oldest minutes leave to make room.
+    """
+
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    max_gb: Annotated[float, Field(ge=0.01)] = 20.0
+
+
 class Config(_Strict):
     """A run of the pipeline.
 
@@ -87,6 +99,7 @@ class Config(_Strict):
         detect: how target maps become detections.
         track: how detections become tracks.
         publish: where the tracks go.
+        record: what is kept of the run.
     """
 
     model: str = "rpcanet_plus_k1"
@@ -98,6 +111,7 @@ class Config(_Strict):
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
     publish: PublishConfig = PublishConfig()
+    record: RecordConfig = RecordConfig()
 
     @field_validator("streams")
     @classmethod

@@ -127,7 +127,61 @@ class Publish(msgspec.Struct, tag="publish", array_like=True):
     payload: bytes
 
 
-Message = FrameRef | Hello | End | Release | Go | Stop | Ready | Failed | Passed | Publish
+class Tapped(msgspec.Struct, tag="tapped", array_like=True):
+    """A frame and what was published of it, for a process that looks on; see ``stream/tap.py``.
+
+    Attributes:
+        frame: the frame; its slot is the reader's until it answers with ``Returned``.
+        time_ns: the time that the stream's tracker goes by.
+        messages: what was published of it.
+        skipped: frames of the stream that went past since the last, because the reader did not answer.
+    """
+
+    frame: FrameRef
+    time_ns: int
+    messages: list[Publish]
+    skipped: int
+
+
+class TapEnd(msgspec.Struct, tag="tap_end", array_like=True):
+    """A stream has ended; ``skipped`` as in ``Tapped``."""
+
+    stream: int
+    skipped: int
+
+
+class Returned(msgspec.Struct, tag="returned", array_like=True):
+    """The reader of a tap has read a slot."""
+
+    stream: int
+    slot: int
+
+
+class Recorded(msgspec.Struct, tag="recorded", array_like=True):
+    """What was recorded of a stream since the last such message, and the frames that were not, by reason."""
+
+    stream: int
+    frames: int
+    bytes: int
+    dropped: dict[str, int]
+
+
+Message = (
+    FrameRef
+    | Hello
+    | End
+    | Release
+    | Go
+    | Stop
+    | Ready
+    | Failed
+    | Passed
+    | Publish
+    | Tapped
+    | TapEnd
+    | Returned
+    | Recorded
+)
 M = TypeVar("M", bound=msgspec.Struct)
 
 _encoder = msgspec.msgpack.Encoder()

@@ -101,6 +101,9 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
                 "dropped_by_reason": dict(book.dropped),
                 "frames_per_s": book.mean_fps(),
                 "confirmed_tracks": book.confirmed,
+                "recorded": book.recorded,
+                "recorded_bytes": book.recorded_bytes,
+                "not_recorded_by_reason": dict(book.not_recorded),
                 "fault": book.fault,
                 "end_to_end_ms": book.latency.end_to_end_ms(),
                 "stages_ms": book.latency.stages_ms(),
@@ -144,4 +147,5 @@ def _total(books: Sequence[StreamBook]) -> Latency:
 def _reasons(books: Sequence[StreamBook]) -> str | None:
     """Return why frames were dropped, by stream; None if none was."""
     said = [f"{b.name} dropped {n}: {reason}" for b in books for reason, n in sorted(b.dropped.items())]
+    said += [f"{b.name} did not record {n}: {reason}" for b in books for reason, n in sorted(b.not_recorded.items())]
     return "; ".join(said) or None

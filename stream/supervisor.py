@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from engine.contract import find_model, read_model
 from stream import StreamError
 from stream.books import StreamBook
 from stream.config import Config
-from stream.frame import Failed, Go, Hello, Message, Passed, Publish, Ready, Stop, receive, send
+from stream.frame import Failed, Go, Hello, Message, Passed, Publish, Ready, Recorded, Stop, receive, send
 from stream.messages import encode
+from stream.record import new_run
 from stream.ring import FrameRing
 from stream.sources import check_source, is_live, masked
-from stream.workers import capture, infer, track, work
+from stream.tap import HOLDS
+from stream.workers import capture, infer, record, track, work
 
 SLOTS = 8  # a stream's: one being captured, one waiting, one in the engine, one being tracked, and as many to spare
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -61,20 +64,24 @@ class _Wiring:
     returns: tuple[tuple[Connection, Connection], ...]  # released slots, go and stop -> capture
     maps: tuple[Connection, Connection]  # infer -> track
     outbox: tuple[Connection, Connection]  # supervisor -> track
+    tap: tuple[Connection, Connection]  # track -> record
+    tapped: tuple[Connection, Connection]  # slots that were read: record -> track
 
 
-def _wire(streams: int) -> _Wiring:
+def _wire(streams: int, record: bool = False) -> _Wiring:
     return _Wiring(
-        tuple(FrameRing(SLOTS) for _ in range(streams)),
+        tuple(FrameRing(SLOTS + HOLDS * record) for _ in range(streams)),
         tuple(_context.Pipe(duplex=False) for _ in range(streams)),
         tuple(_context.Pipe(duplex=False) for _ in range(streams)),
+        _context.Pipe(duplex=False),
+        _context.Pipe(duplex=False),
         _context.Pipe(duplex=False),
         _context.Pipe(duplex=False),
     )
 
 
 def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[WorkerSpec]:
-    """Return every process of a run: one a camera, one a device, one tracker."""
+    """Return every process of a run: one a camera, one a device, one tracker, and a recorder if wanted."""
     names = tuple(stream.name for stream in config.streams)
     lossless = not any(is_live(stream.source, stream.live) for stream in config.streams)
     to_capture = tuple(sender for _, sender in wiring.returns)
@@ -86,7 +93,15 @@ def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[Wor
         )
         for index, stream in enumerate(config.streams)
     ]
+    recorders = []
+    if config.record.folder:
+        room = Path(config.record.folder)
+        arguments = record.RecordWorkerConfig(names, room, new_run(room), round(config.record.max_gb * 1e9))
+        recorders = [
+            WorkerSpec("record", record.main, (arguments, wiring.rings, wiring.tap[0], wiring.tapped[1])),
+        ]
     return [
+        *recorders,
         WorkerSpec(
             "track",
             track.main,
@@ -96,6 +111,7 @@ def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[Wor
                 to_capture,
                 wiring.maps[0],
                 wiring.outbox[0],
+                (wiring.tap[1], wiring.tapped[0]) if recorders else None,
             ),
         ),
         WorkerSpec(
@@ -130,7 +146,7 @@ class Supervisor:
             check_source(stream.source)
         _, model = read_model(find_model(config.model))
         self.books = [StreamBook(stream.name, masked(stream.source)) for stream in config.streams]
-        self._wiring = _wire(len(config.streams))
+        self._wiring = _wire(len(config.streams), record=config.record.folder is not None)
         self._table = process_table(config, self._wiring, model.threshold)
         self._processes: dict[str, BaseProcess] = {}
         self._reports: dict[Connection, str] = {}
@@ -242,6 +258,8 @@ class Supervisor:
         match message:
             case Passed():
                 self.books[message.stream].add(message)
+            case Recorded():
+                self.books[message.stream].record(message)
             case Hello():
                 self.books[message.stream].hello = message
                 self._ready.add(name)
@@ -275,9 +293,7 @@ class Supervisor:
         send(self._wiring.outbox[1], Stop())
         deadline = time.monotonic() + patience_s
         while self._processes and self._signals < 2 and time.monotonic() < deadline:
-            wait([process.sentinel for process in self._processes.values()], TICK_S)
-            for name in [name for name, process in self._processes.items() if not process.is_alive()]:
-                del self._processes[name]
+            self._hear(TICK_S)  # the recorder has more to say, and whoever fails now too
         for process in self._processes.values():
             process.kill()
             process.join()

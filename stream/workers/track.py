@@ -19,6 +19,7 @@ from stream.messages import (
     TracksMessage,
     TruthMessage,
     WireDetection,
+    WireMessage,
     WirePoint,
     WireTrack,
     encode,
@@ -26,6 +27,7 @@ from stream.messages import (
 from stream.motion import SceneMotion
 from stream.publish import Publisher
 from stream.ring import FrameRing
+from stream.tap import Tap
 from stream.track import Track, TrackConfig, Tracker
 
 REPORT_NS = 250_000_000
@@ -75,8 +77,9 @@ class _TrackWorker:
         returns: Sequence[Connection],
         publisher: Publisher,
         reports: Connection,
+        tap: Tap | None,
     ) -> None:
-        self.config, self.rings, self.returns = config, rings, returns
+        self.config, self.rings, self.returns, self.tap = config, rings, returns, tap
         self.publisher, self.reports = publisher, reports
         rate = config.detect.false_alarms
         self.streams = [
@@ -101,22 +104,26 @@ class _TrackWorker:
             detections = stream.alarms.keep(detections)
         frame.times["detect"] = time.monotonic_ns()
         motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
-        send(self.returns[frame.stream], Release(frame.slot))
+        if not self.tap:
+            send(self.returns[frame.stream], Release(frame.slot))
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
         late = stream.tracker.late
         tracks = stream.tracker.update(detections, now, motion)
         if stream.alarms and stream.tracker.late == late:  # of a late frame, nothing was claimed
             stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
-        self.publish(stream, frame, tracks)
-        if self.publisher.wants(f"detections/{stream.name}"):
-            self.publisher.send(*encode(detections_message(stream.name, frame.seq, now, detections)))
+        messages = self.publish(stream, frame, tracks)
+        if self.tap or self.publisher.wants(f"detections/{stream.name}"):
+            messages.append(self.send(detections_message(stream.name, frame.seq, now, detections)))
+        if self.tap and not self.tap.offer(frame, now, messages):
+            send(self.returns[frame.stream], Release(frame.slot))
         stream.tracks = sum(track.state != "tentative" for track in tracks)
         stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
         stream.dropped.update(frame.dropped)
         stream.latencies.append(tuple(frame.times[stage] - frame.captured_ns for stage in STAGES))
 
-    def publish(self, stream: _Stream, frame: FrameRef, tracks: Sequence[Track]) -> None:
+    def publish(self, stream: _Stream, frame: FrameRef, tracks: Sequence[Track]) -> list[Publish]:
+        """Publish a frame's tracks, and its targets where the source knows them; return what was published."""
         wire = [msgspec.convert(track, WireTrack, from_attributes=True) for track in tracks]
         now = frame.times["publish"] = time.monotonic_ns()
         message = TracksMessage(
@@ -131,15 +138,23 @@ class _TrackWorker:
             stages={stage: frame.times[stage] - frame.captured_ns for stage in STAGES},
             tracks=wire,
         )
-        self.publisher.send(*encode(message))
+        sent = [self.send(message)]
         if frame.truth is not None:
             points = [WirePoint(id=id_, x=x, y=y) for id_, x, y in frame.truth]
-            self.publisher.send(*encode(TruthMessage(stream=stream.name, seq=frame.seq, targets=points)))
+            sent.append(self.send(TruthMessage(stream=stream.name, seq=frame.seq, targets=points)))
+        return sent
+
+    def send(self, message: WireMessage) -> Publish:
+        topic, payload = encode(message)
+        self.publisher.send(topic, payload)
+        return Publish(topic, payload)
 
     def end(self, end: End) -> None:
         """Close the books of a stream that has ended."""
         self.streams[end.stream].dropped.update(end.dropped)
         self.report(end.stream, end)
+        if self.tap:
+            self.tap.end(end)
 
     def report(self, index: int, end: End | None = None) -> None:
         """Tell the supervisor what has passed since the last report."""
@@ -184,6 +199,7 @@ def main(
     returns: Sequence[Connection],
     frames: Connection,
     outbox: Connection,
+    taps: tuple[Connection, Connection] | None,
     reports: Connection,
 ) -> None:
     """Bind the publisher, then track until all streams have ended.
@@ -194,30 +210,49 @@ def main(
         returns: released slots to the capture workers.
         frames: descriptors from the infer worker.
         outbox: messages of the supervisor's for the subscribers.
+        taps: to the recorder, and the slots that it returns; None if nothing is recorded.
         reports: to the supervisor.
     """
     publisher = Publisher(config.publish.endpoint, config.lossless)
     publisher.wait_for(config.publish.wait_for)
-    worker = _TrackWorker(config, rings, returns, publisher, reports)
+    tap = Tap(*taps, returns) if taps else None
+    worker = _TrackWorker(config, rings, returns, publisher, reports, tap)
     send(reports, Ready())
     selector = selectors.DefaultSelector()
     selector.register(frames, selectors.EVENT_READ, frames)
     selector.register(outbox, selectors.EVENT_READ, outbox)
+    if tap:
+        selector.register(tap.back, selectors.EVENT_READ, tap.back)
     streams = len(config.streams)
     while streams:
         for key, _ in selector.select():
+            if tap and key.data is tap.back:
+                if tap.back.poll(0):  # a frame that waited for it may have taken it
+                    tap.take_back()
+                continue
             match receive(key.data):
                 case FrameRef() as frame:
                     worker.take_in(frame)
                 case End() as end:
                     worker.end(end)
                     streams -= 1
-                case Publish(topic, payload):
+                case Publish(topic, payload) as message:
                     publisher.send(topic, payload)
+                    if tap:
+                        tap.say(message)
         worker.report_due()
+    _say_last_words(outbox, publisher, tap)
+    publisher.close()
+
+
+def _say_last_words(outbox: Connection, publisher: Publisher, tap: Tap | None) -> None:
+    """Publish what the supervisor still has to say, and let the recorder finish."""
     while outbox.poll(1.0):
         message = receive(outbox)
         if not isinstance(message, Publish):
             break
         publisher.send(message.topic, message.payload)
-    publisher.close()
+        if tap:
+            tap.say(message)
+    if tap:
+        tap.close()

@@ -1,0 +1,87 @@
+"""Taps: frames and what was published of them, for a process that looks on after tracking, such as the recorder."""
+
+from __future__ import annotations
+
+import fcntl
+import select
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from stream.frame import End, FrameRef, Publish, Release, Returned, Stop, TapEnd, Tapped, receive, send
+
+HOLDS = 4
+"""Slots of a stream's ring that a tap may hold; the ring of a stream that is tapped has as many more."""
+PIPE_BYTES = 1 << 20  # descriptors and messages of all that may be held: a write to it never waits for the reader
+SKIPPED = "recorder did not answer"
+
+
+@dataclass
+class Tap:
+    """The track worker's end of a tap.
+
+    The reader gets ``Tapped``, ``Publish``, ``TapEnd`` and ``Stop``, and answers each ``Tapped``, a
+    stream's in their order, with a ``Returned`` once it has read the slot. A reader that does not answer can
+    hold ``HOLDS`` slots of a stream and no more: then a live frame goes past it and is counted in
+    the next one's ``skipped``, while a file's frame waits for it.
+
+    Attributes:
+        out: to the reader.
+        back: the slots that it returns.
+        returns: released slots, to the capture workers.
+    """
+
+    out: Connection
+    back: Connection
+    returns: Sequence[Connection]
+    _held: dict[int, deque[int]] = field(default_factory=dict)  # slots by stream, oldest first
+    _skipped: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fcntl.fcntl(self.out.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def offer(self, frame: FrameRef, time_ns: int, messages: list[Publish]) -> bool:
+        """Give the reader a frame; return whether it holds the slot, which is then returned to capture by the tap.
+
+        Args:
+            frame: the frame, tracked and published.
+            time_ns: the time that its stream's tracker goes by.
+            messages: what was published of it.
+        """
+        held = self._held.setdefault(frame.stream, deque())
+        while len(held) >= HOLDS:
+            if frame.live and not self.back.poll(0):
+                self._skipped[frame.stream] = self._skipped.get(frame.stream, 0) + 1
+                return False
+            self.take_back()
+        held.append(frame.slot)
+        send(self.out, Tapped(frame, time_ns, messages, self._skipped.pop(frame.stream, 0)))
+        return True
+
+    def take_back(self) -> None:
+        """Take one answer, waiting for it if there is none.
+
+        What the stream gave before it and had no answer is back too: its reader died and was replaced.
+        """
+        answer = receive(self.back)
+        assert isinstance(answer, Returned)
+        held = self._held.get(answer.stream)
+        while held:
+            slot = held.popleft()
+            send(self.returns[answer.stream], Release(slot))
+            if slot == answer.slot:
+                break
+
+    def say(self, message: Publish) -> None:
+        """Give the reader a message of no frame, unless it has stopped reading."""
+        if select.select([], [self.out], [], 0)[1]:
+            send(self.out, message)
+
+    def end(self, end: End) -> None:
+        """Tell the reader that a stream has ended."""
+        send(self.out, TapEnd(end.stream, self._skipped.pop(end.stream, 0)))
+
+    def close(self) -> None:
+        """Tell the reader that nothing more comes."""
+        send(self.out, Stop())
