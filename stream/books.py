@@ -35,6 +35,7 @@ class StreamBook:
         recorded: frames that were recorded.
         recorded_bytes: what they and their messages took on disk.
         not_recorded: frames that were published but not recorded, by reason.
+        ring: where its frames are, for who looks on.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StreamBook:
     recorded: int = 0
     recorded_bytes: int = 0
     not_recorded: Counter[str] = field(default_factory=Counter)
+    ring: str = ""
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _second: list[int] = field(default_factory=list)
 
@@ -110,4 +112,5 @@ class StreamBook:
             dropped=dict(self.dropped),
             latency_ms={"p50": float(p50), "p99": float(p99), "max": float(latencies.max())},
             tracks=self.tracks,
+            ring=self.ring,
         )

@@ -145,6 +145,7 @@ class StatusMessage(msgspec.Struct, kw_only=True):
         dropped: so far, by reason.
         latency_ms: of the last second, capture to publish: ``p50``, ``p99`` and ``max``.
         tracks: confirmed tracks in the last frame.
+        ring: where a process of the same user on the same host finds the stream's frames; see ``stream/ring.py``.
     """
 
     schema: str = STATUS_SCHEMA
@@ -155,6 +156,7 @@ class StatusMessage(msgspec.Struct, kw_only=True):
     dropped: dict[str, int]
     latency_ms: dict[str, float]
     tracks: int
+    ring: str = ""
 
 
 WireMessage = TracksMessage | DetectionsMessage | TruthMessage | StatusMessage

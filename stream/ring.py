@@ -3,12 +3,16 @@
 The memory is an anonymous file (memfd), handed to the workers as a descriptor. It has no name, so
 nothing can be left behind in /dev/shm, whoever is killed, and no resource tracker meddles with it.
 Its size is an upper limit: pages that were never written take no memory.
+
+Behind the slots, a mark a slot says which frame is in it, so that a process of the same user that looks
+on (the live view) finds a frame by its number without a word to the pipeline.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import secrets
 from multiprocessing import reduction
 from typing import Any
 
@@ -17,6 +21,7 @@ from numpy.typing import NDArray
 
 MAX_PIXELS = 4096 * 4096
 SLOT_BYTES = MAX_PIXELS * 3  # a frame of up to 16 bits a pixel, and its target map
+MARK = np.dtype([("number", "<i8"), ("bits", "<i8"), ("low", "<f8"), ("high", "<f8")])  # number: seq + 1; 0 is none
 
 
 class FrameRing:
@@ -27,8 +32,14 @@ class FrameRing:
     """
 
     def __init__(self, slots: int) -> None:
-        self._attach(os.memfd_create("irstream-ring"), slots)
-        os.ftruncate(self._fd, slots * SLOT_BYTES)
+        self._attach(os.memfd_create(f"irstream-ring-{secrets.token_hex(6)}"), slots)
+        os.ftruncate(self._fd, slots * (SLOT_BYTES + MARK.itemsize))
+
+    @property
+    def path(self) -> str:
+        """Where a process of the same user finds the memory while this one lives: the path, then what it links to."""
+        path = f"/proc/{os.getpid()}/fd/{self._fd}"
+        return f"{path} {os.readlink(path)}"
 
     def _attach(self, fd: int, slots: int) -> None:
         self._fd = fd
@@ -46,20 +57,72 @@ class FrameRing:
         """Return a slot's target map as a view, uint8 ``[height, width]``."""
         return self._view(slot * SLOT_BYTES + 2 * MAX_PIXELS, height, width, np.dtype("u1"))
 
+    def mark(self, slot: int, seq: int, bits: int, low: float, high: float) -> None:
+        """Say which frame is in a slot, once it is there."""
+        self._marks()[slot] = (seq + 1, bits, low, high)
+
+    def unmark(self, slot: int) -> None:
+        """Say that a slot's frame is about to be overwritten."""
+        self._marks()["number"][slot] = 0
+
     def touch(self, height: int, width: int, bits: int) -> None:
         """Write every slot once, so that no frame pays for its pages being made."""
         for slot in range(self.slots):
             self.frame(slot, height, width, bits).fill(0)
             self.targets(slot, height, width).fill(0)
+            self.unmark(slot)
 
     def _view(self, offset: int, height: int, width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        return np.frombuffer(self._memory(), dtype, height * width, offset).reshape(height, width)
+
+    def _marks(self) -> NDArray[Any]:
+        return np.frombuffer(self._memory(), MARK, self.slots, self.slots * SLOT_BYTES)
+
+    def _memory(self) -> mmap.mmap:
         if self._map is None:
-            self._map = mmap.mmap(self._fd, self.slots * SLOT_BYTES)
-        return np.frombuffer(self._map, dtype, height * width, offset).reshape(height, width)
+            self._map = mmap.mmap(self._fd, self.slots * (SLOT_BYTES + MARK.itemsize))
+        return self._map
 
     def close(self) -> None:
         """Let go of the descriptor; the memory goes when the last worker has let go of its own."""
         os.close(self._fd)
+
+
+class RingReader:
+    """A ring of another process's, mapped to be read; it costs that process nothing.
+
+    Args:
+        path: as ``FrameRing.path`` gave it.
+
+    Raises:
+        OSError: if it is not there: another host's, another user's, or its pipeline has ended.
+    """
+
+    def __init__(self, path: str) -> None:
+        link, _, name = path.partition(" ")
+        if not name or os.readlink(link) != name:  # another process may have the number by now
+            raise FileNotFoundError(path)
+        fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        self.slots = len(self._map) // (SLOT_BYTES + MARK.itemsize)
+        self._marks = np.frombuffer(self._map, MARK, self.slots, self.slots * SLOT_BYTES)
+
+    def copy(self, seq: int, height: int, width: int, targets: bool) -> tuple[NDArray[Any], float, float] | None:
+        """Return a copy of a frame, or of its target map, and the values to be shown as black and white.
+
+        None if its slot has been given to another frame, or was while we copied.
+        """
+        for slot in np.flatnonzero(self._marks["number"] == seq + 1):
+            _, bits, low, high = self._marks[slot].tolist()
+            dtype = np.dtype("u1" if targets or bits == 8 else "<u2")
+            offset = int(slot) * SLOT_BYTES + (2 * MAX_PIXELS if targets else 0)
+            pixels = np.frombuffer(self._map, dtype, height * width, offset).reshape(height, width).copy()
+            if self._marks["number"][slot] == seq + 1:
+                return (pixels, 0.0, 255.0) if targets else (pixels, low, high)
+        return None
 
 
 def _inherit(handle: Any, slots: int) -> FrameRing:  # noqa: ANN401 (multiprocessing's handle has no public type)

@@ -145,8 +145,11 @@ class Supervisor:
         for stream in config.streams:
             check_source(stream.source)
         _, model = read_model(find_model(config.model))
-        self.books = [StreamBook(stream.name, masked(stream.source)) for stream in config.streams]
         self._wiring = _wire(len(config.streams), record=config.record.folder is not None)
+        self.books = [
+            StreamBook(stream.name, masked(stream.source), ring=ring.path)
+            for stream, ring in zip(config.streams, self._wiring.rings, strict=True)
+        ]
         self._table = process_table(config, self._wiring, model.threshold)
         self._processes: dict[str, BaseProcess] = {}
         self._reports: dict[Connection, str] = {}

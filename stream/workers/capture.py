@@ -83,8 +83,10 @@ class _Capture:
         _check_size(self.config, width, height)
         bits = 8 * frame.pixels.itemsize
         slot = self.free.popleft()
+        self.ring.unmark(slot)
         np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
         low, high = self.window(frame, bits, live)
+        self.ring.mark(slot, self.seq, bits, low, high)
         send(
             self.frames,
             FrameRef(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream.ring import FrameRing
+from stream.ring import FrameRing, RingReader
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -62,4 +62,33 @@ def test_touching_makes_the_pages_of_every_slot() -> None:
     ring.touch(256, 320, 16)
     stat = Path(f"/proc/self/fd/{ring._fd}").stat()
     assert stat.st_blocks * 512 >= 4 * 256 * 320 * 3
+    ring.close()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_who_looks_on_finds_a_frame_by_its_number_until_its_slot_is_given_to_another(bits: int) -> None:
+    ring = FrameRing(slots=3)
+    reader = RingReader(ring.path)
+    frame = np.random.default_rng(0).integers(0, 1 << bits, (48, 64)).astype(f"u{bits // 8}")
+    ring.frame(1, 48, 64, bits)[:] = frame
+    ring.targets(1, 48, 64)[:] = 7
+    assert reader.copy(0, 48, 64, targets=False) is None
+    ring.mark(1, 0, bits, 10.0, 200.0)
+    copied = reader.copy(0, 48, 64, targets=False)
+    assert copied is not None
+    np.testing.assert_array_equal(copied[0], frame)
+    assert (copied[0].dtype, *copied[1:]) == (frame.dtype, 10.0, 200.0)
+    assert (reader.copy(0, 48, 64, targets=True) or [np.zeros(0)])[0].tolist() == [[7] * 64] * 48
+    ring.unmark(1)
+    assert reader.copy(0, 48, 64, targets=False) is None
+    ring.close()
+
+
+def test_a_ring_that_is_not_the_one_named_is_not_read() -> None:
+    """A number of a descriptor may have gone to another file; its name tells."""
+    ring = FrameRing(slots=1)
+    link = ring.path.partition(" ")[0]
+    for path in ("", f"{link} /memfd:another (deleted)", "/proc/0/fd/0 /memfd:gone (deleted)"):
+        with pytest.raises(FileNotFoundError):
+            RingReader(path)
     ring.close()
