@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stream import StreamError
+from stream.curve import ServerCurve, check_exposure
 from stream.detect import DetectConfig
 from stream.sources import masked
 from stream.track import TrackConfig
@@ -68,10 +70,28 @@ class PublishConfig(_Strict):
     Attributes:
         endpoint: the ZeroMQ endpoint to bind.
         wait_for: subscribers to wait for before the first frame is read.
+        key: the publisher's secret key, a file of ``python -m stream.keys``; goes with ``clients``.
+        clients: the folder of the public keys of clients that may listen.
+        insecure: let anyone listen, though other machines can reach the endpoint.
     """
 
     endpoint: Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")] = DEFAULT_ENDPOINT
     wait_for: Annotated[int, Field(ge=0)] = 0
+    key: Path | None = None
+    clients: Path | None = None
+    insecure: bool = False
+
+    @property
+    def curve(self) -> ServerCurve | None:
+        """The keys, if there are."""
+        return ServerCurve(self.key, self.clients) if self.key and self.clients else None
+
+    @model_validator(mode="after")
+    def _not_exposed(self) -> PublishConfig:
+        if (self.key is None) != (self.clients is None):
+            raise ValueError("key and clients go together; only one is there")
+        check_exposure(self.endpoint, self.curve is not None, self.insecure)
+        return self
 
 
 class RecordConfig(_Strict):
@@ -141,6 +161,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         raise ConfigError(f"{path}: not YAML: {_yaml_reason(error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a map of keys is expected at the top, such as 'streams:'")
+    if isinstance(raw.get("publish"), str):  # publish: tcp://127.0.0.1:5560
+        raw["publish"] = {"endpoint": raw["publish"]}
     for dotted, value in (overrides or {}).items():
         _set(raw, dotted, value)
     try:
@@ -188,7 +210,8 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         return f"{key}: no such key; {hint}"
     reason = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "missing" else f" (it is {masked(repr(first['input']))})"
+    whole = first["type"] == "missing" or isinstance(first["input"], dict)  # its keys say no more
+    got = "" if whole else f" (it is {masked(reprlib.repr(first['input']))})"
     return f"{key}: {reason[0].lower()}{reason[1:]}{got}"
 
 

@@ -12,6 +12,8 @@ TRACKS_SCHEMA = "irstream.tracks/1"
 DETECTIONS_SCHEMA = "irstream.detections/1"
 TRUTH_SCHEMA = "irstream.truth/1"
 STATUS_SCHEMA = "irstream.status/1"
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""What a subscriber takes at most: 10,000 tracks, the most that a stream may have, fill 3 MB."""
 
 
 class WireTrack(msgspec.Struct, kw_only=True):
@@ -185,7 +187,14 @@ def decode(topic: str, payload: bytes) -> WireMessage:
     kind = topic.partition("/")[0]
     if kind not in _TYPES:
         raise ValueError(f"topic {topic!r}: not one of {', '.join(_TYPES)}")
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"topic {topic!r}: {len(payload)} bytes; at most {MAX_MESSAGE_BYTES} are expected")
     try:
-        return msgspec.msgpack.decode(payload, type=_TYPES[kind])
+        message: WireMessage = msgspec.msgpack.decode(payload, type=_TYPES[kind])
     except msgspec.DecodeError as error:
         raise ValueError(f"topic {topic!r}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"topic {topic!r}: nested too deep") from None
+    if message.schema != f"irstream.{kind}/1":
+        raise ValueError(f"topic {topic!r}: schema {message.schema[:64]!r}; irstream.{kind}/1 is expected")
+    return message

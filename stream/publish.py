@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import zmq
 
 from stream import StreamError
+from stream.curve import AllowedClients, ServerCurve, allowed, check_exposure, read_pair
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 LIVE_QUEUE = 200  # messages a subscriber may lag behind before live ones are dropped for it
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
@@ -15,6 +21,7 @@ HEARTBEAT_MS = 2_000
 DEAD_AFTER_MS = 10_000
 TRACKS = "tracks/"
 LINGER_MS = 10_000  # at the end, for subscribers to take what is left
+NEWS_BYTES = 1024  # all that a subscriber may say: the topic it wants or no longer wants
 
 
 class Publisher:
@@ -24,26 +31,42 @@ class Publisher:
         endpoint: where to bind, as ``tcp://HOST:PORT`` or ``ipc://PATH``.
         lossless: make a slow subscriber slow the pipeline down (right for files) instead of
             missing messages (right for live streams). One that is dead is let go.
+        curve: the keys of those that may listen; None lets anyone.
+        insecure: allow an endpoint that other machines can reach without ``curve``.
 
     Raises:
-        StreamError: if the endpoint cannot be bound.
+        StreamError: if the endpoint cannot be bound or a key cannot be used.
     """
 
-    def __init__(self, endpoint: str, lossless: bool) -> None:
+    def __init__(self, endpoint: str, lossless: bool, curve: ServerCurve | None = None, insecure: bool = False) -> None:
+        try:
+            check_exposure(endpoint, curve is not None, insecure)
+        except ValueError as error:
+            raise StreamError(f"publish.endpoint: {error}") from None
+        pair = read_pair(curve.key) if curve else None
+        if curve:
+            allowed(curve.clients)  # a list that cannot be read is said now, not to the first client
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._socket.setsockopt(zmq.XPUB_NODROP, int(lossless))
         self._socket.setsockopt(zmq.SNDHWM, LIVE_QUEUE)
         self._socket.setsockopt(zmq.SNDBUF, BUFFER_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, NEWS_BYTES)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         self._subscribed: Counter[str] = Counter()  # by prefix of a topic
+        self._gate: ThreadAuthenticator | None = None
         try:
+            if curve and pair:
+                self._gate = _let_in_only(self._context, curve.clients)
+                self._socket.curve_server = True
+                self._socket.curve_publickey, self._socket.curve_secretkey = pair.public, pair.secret
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self._socket.close(linger=0)
+            self.close()
             reason = str(error.strerror).partition(" (addr=")[0]  # it names the endpoint, as we do
             raise StreamError(f"publish.endpoint {endpoint}: {reason}; choose another with --publish") from None
 
@@ -81,7 +104,19 @@ class Publisher:
     def close(self) -> None:
         """Close, once the subscribers have what was sent."""
         self._socket.close()
+        if self._gate:
+            self._gate.stop()
         self._context.term()
+
+
+def _let_in_only(context: zmq.Context[zmq.Socket[bytes]], clients: Path) -> ThreadAuthenticator:
+    """Start the thread that ZeroMQ asks about every client; it must be there before the socket is bound."""
+    from zmq.auth.thread import ThreadAuthenticator
+
+    gate = ThreadAuthenticator(context)
+    gate.start()
+    gate.configure_curve_callback("*", AllowedClients(clients))
+    return gate
 
 
 def monotonic_to_utc_ns() -> int:

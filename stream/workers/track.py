@@ -213,8 +213,9 @@ def main(
         taps: to the recorder, and the slots that it returns; None if nothing is recorded.
         reports: to the supervisor.
     """
-    publisher = Publisher(config.publish.endpoint, config.lossless)
-    publisher.wait_for(config.publish.wait_for)
+    to = config.publish
+    publisher = Publisher(to.endpoint, config.lossless, to.curve, to.insecure)
+    publisher.wait_for(to.wait_for)
     tap = Tap(*taps, returns) if taps else None
     worker = _TrackWorker(config, rings, returns, publisher, reports, tap)
     send(reports, Ready())

@@ -14,9 +14,10 @@ import pytest
 import zmq
 
 from stream import StreamError
+from stream.client import subscribe
 from stream.messages import StatusMessage, TracksMessage, encode
 from stream.publish import Publisher
-from stream.subscribe import describe, subscribe
+from stream.subscribe import describe
 
 
 def tracks(stream: str, seq: int) -> TracksMessage:
