@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.finder import EvaluateError
+from training.labelled_video import LooseBox
 
 BORDER_PX = 8  # a network's zero padding makes false targets there
-
-Box = tuple[float, float, float, float]
-"""x, y, width, height in pixels."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One labelled clip.
-
-    Attributes:
-        name: the video's stem.
-        path: the video.
-        boxes: the boxes of each labelled frame, which are loose: a target lies somewhere in one.
-    """
-
-    name: str
-    path: Path
-    boxes: dict[int, list[Box]]
 
 
 @dataclass
@@ -51,7 +29,7 @@ class ClipTally:
     others: int = 0
     border: int = 0
 
-    def add(self, found: NDArray[np.bool_], boxes: list[Box]) -> None:
+    def add(self, found: NDArray[np.bool_], boxes: list[LooseBox]) -> None:
         """Count one frame: what was found, ``[height, width]``, and the boxes, in its pixels."""
         _, _, _, centres = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
         x, y = centres[1:].T
@@ -79,70 +57,3 @@ class ClipTally:
             "border_components_per_frame": self.border / max(self.frames, 1),
             "frames": self.frames,
         }
-
-
-def read_clips(folder: Path, names: list[str]) -> list[Clip]:
-    """Read a folder's labels: ``clips.csv`` lists the clips, ``NAME.csv`` has the boxes of ``NAME.mp4``.
-
-    Args:
-        folder: the folder.
-        names: the clips to read; none means all, in their order in ``clips.csv``.
-
-    Raises:
-        EvaluateError: naming the file that is missing or wrong.
-    """
-    listing = folder / "clips.csv"
-    if not listing.is_file():
-        raise EvaluateError(f"{listing}: no such file; --clips takes a folder with clips.csv, NAME.mp4 and NAME.csv")
-    known = [row["clip"] for row in _rows(listing, ("clip",))]
-    if unknown := [name for name in names if name not in known]:
-        raise EvaluateError(f"--clip {unknown[0]}: not in {listing}, which has {', '.join(known[:3])} ...")
-    if not known:
-        raise EvaluateError(f"{listing}: names no clip")
-    return [_read_clip(folder, name) for name in names or known]
-
-
-def _read_clip(folder: Path, name: str) -> Clip:
-    path = folder / f"{name}.mp4"
-    if not path.is_file():
-        raise EvaluateError(f"{path}: no such file, though {folder / 'clips.csv'} lists it")
-    boxes: dict[int, list[Box]] = {}
-    labels = path.with_suffix(".csv")
-    for number, row in enumerate(_rows(labels, ("frame", "x", "y", "w", "h")), 2):
-        try:
-            box = (float(row["x"]), float(row["y"]), float(row["w"]), float(row["h"]))
-            boxes.setdefault(int(row["frame"]), []).append(box)
-        except (TypeError, ValueError):
-            raise EvaluateError(f"{labels}: line {number} is not a frame's number and a box of four numbers") from None
-    return Clip(name, path, boxes)
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise EvaluateError(f"{path}: no such file; it has the columns {','.join(columns)}") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise EvaluateError(f"{path}: not readable as text; it has the columns {','.join(columns)}") from None
-    if missing := set(columns) - set(reader.fieldnames or ()):
-        raise EvaluateError(f"{path}: no column {', '.join(sorted(missing))}; it has {','.join(columns)}")
-    return rows
-
-
-def frames_of(clip: Clip, every: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield the number and the pixels, ``[height, width]`` gray over the full range, of every ``every``-th frame.
-
-    Raises:
-        EvaluateError: if the clip cannot be decoded.
-    """
-    try:
-        with av.open(str(clip.path)) as container:
-            if not container.streams.video:
-                raise EvaluateError(f"{clip.path}: no video in it")
-            for number, frame in enumerate(container.decode(video=0)):
-                if number % every == 0:
-                    yield number, np.ascontiguousarray(frame.to_ndarray(format="gray"))
-    except (av.FFmpegError, OSError) as error:
-        raise EvaluateError(f"{clip.path}: not a video that can be decoded ({error.strerror})") from None

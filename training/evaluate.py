@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.contract import EngineError
-from training.clips import ClipTally, read_clips
+from training.clips import ClipTally
 from training.data import DataError, Sample, read_split
 from training.finder import EvaluateError, Finder, load_finder
+from training.labelled_video import read_clips
 from training.measure import Gathered, Judged, Size, evaluate, evaluate_clip, figures_of, resized, worst_of
 from training.noise import Noise, parse_noise
 from training.roc import Roc
@@ -94,7 +95,7 @@ def measure_clips(finders: list[Finder], folder: Path, names: list[str], every: 
     done = Measured()
     for finder in finders:
         total = ClipTally()
-        for clip in read_clips(folder, names):
+        for clip in read_clips(folder, names or None):
             one = evaluate_clip(finder, clip, every, size)
             total.merge(one)
             done.rows.append({"model": finder.name, "clip": clip.name, **one.report()})

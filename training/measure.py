@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from training.clips import Clip, ClipTally, frames_of
+from training.clips import ClipTally
 from training.data import Sample
 from training.finder import Finder
+from training.labelled_video import Clip, frames_of
 from training.metrics import Tally
 from training.noise import Noise, add_noise
 from training.roc import Roc

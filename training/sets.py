@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.box_masks import mask_in_box
+from training.labelled_video import LISTING, Clip, LooseBox, clip_names, frames_of, read_clips
 from training.packed import packed_files, read_packed
 from training.sample import Box, DataError, Sample
 
@@ -23,7 +22,6 @@ FOLDERS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"))
 ALSO_CALLED = {"train": "trainval"}  # IRSTD-1k and SIRST-Aug call it so
 BOX_MARGIN = 4  # pixels that a labelled box is grown by: what spills out of a loose box is no background
 VIDEO = "video"  # what the packed frames of clips are called in place of a split
-CLIP_KEYS = ("frame", "x", "y", "w", "h")
 
 
 def read_split(folder: Path, split: str) -> list[Sample]:
@@ -112,12 +110,7 @@ def _gray(path: Path) -> NDArray[np.uint8]:
 
 def is_video(folder: Path) -> bool:
     """Tell whether a folder holds labelled clips: ``clips.csv``, a CSV of boxes and a video each; or them packed."""
-    return (folder / "clips.csv").is_file() or bool(packed_files(folder, VIDEO))
-
-
-def clip_names(folder: Path) -> list[str]:
-    """Return the names that ``clips.csv`` lists, sorted."""
-    return sorted(row["clip"] for row in _rows(folder / "clips.csv", ("clip",)))
+    return (folder / LISTING).is_file() or bool(packed_files(folder, VIDEO))
 
 
 def clips_there(folder: Path) -> tuple[list[str], bool]:
@@ -125,7 +118,7 @@ def clips_there(folder: Path) -> tuple[list[str], bool]:
     if packed_files(folder, VIDEO):
         packed = read_packed(folder, VIDEO)
         return sorted(packed.clips), packed.all_clips
-    return clip_names(folder), True
+    return sorted(clip_names(folder)), True
 
 
 def read_video(folder: Path, clips: list[str] | None, every: int, targets: bool = False) -> list[Sample]:
@@ -142,11 +135,8 @@ def read_video(folder: Path, clips: list[str] | None, every: int, targets: bool 
     if packed_files(folder, VIDEO):
         samples = _chosen(folder, clips, every)
         return [_with_targets(sample) for sample in samples] if targets else samples
-    known = clip_names(folder)
-    for clip in clips or ():
-        if clip not in known:
-            raise DataError(f"{folder / 'clips.csv'}: no clip {clip!r} in it")
-    samples = [sample for clip in (known if clips is None else clips) for sample in _read_clip(folder, clip, every)]
+    read = sorted(read_clips(folder), key=lambda clip: clip.name) if clips is None else read_clips(folder, clips)
+    samples = [sample for clip in read for sample in _background(clip, every)]
     return [_with_targets(sample) for sample in samples] if targets else samples
 
 
@@ -187,48 +177,17 @@ def _chosen(folder: Path, clips: list[str] | None, every: int) -> list[Sample]:
     return [sample for clip in (held if clips is None else clips) for sample in held[clip]]
 
 
-def _read_clip(folder: Path, clip: str, every: int) -> Iterator[Sample]:
-    boxes: dict[int, list[tuple[float, ...]]] = {}
-    listing = folder / f"{clip}.csv"
-    for row in _rows(listing, CLIP_KEYS):
-        try:
-            number, *box = (float(row[key]) for key in CLIP_KEYS)
-        except (TypeError, ValueError):
-            raise DataError(f"{listing}: {','.join(map(str, row.values()))!r} is not {','.join(CLIP_KEYS)}") from None
-        boxes.setdefault(int(number), []).append(tuple(box))
-    path = folder / f"{clip}.mp4"
-    last = max((number for number in boxes if number % every == 0), default=-1)
-    read = -1
-    try:
-        with av.open(str(path)) as container:
-            for read, frame in enumerate(container.decode(video=0)):
-                if read % every == 0 and read in boxes:
-                    pixels = np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
-                    unknown = tuple(_grown(box, pixels.shape) for box in boxes[read])
-                    yield Sample(f"{clip}/{read:06}", pixels, np.zeros(pixels.shape, np.bool_), unknown)
-                if read >= last:
-                    break
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise DataError(f"{path}: not a readable video ({getattr(error, 'strerror', None) or error})") from None
-    if read < last:
-        raise DataError(f"{path}: {read + 1} frames, and {listing.name} has a box for frame {last}")
+def _background(clip: Clip, every: int) -> Iterator[Sample]:
+    labelled = {number: boxes for number, boxes in clip.boxes.items() if number % every == 0}
+    for number, pixels in frames_of(replace(clip, boxes=labelled), every):
+        if number in labelled:
+            unknown = tuple(_grown(box, pixels.shape) for box in labelled[number])
+            yield Sample(f"{clip.name}/{number:06}", pixels, np.zeros(pixels.shape, np.bool_), unknown)
 
 
-def _grown(box: tuple[float, ...], shape: tuple[int, ...]) -> Box:
+def _grown(box: LooseBox, shape: tuple[int, ...]) -> Box:
     """Return a labelled box with its margin, within the frame."""
     x, y, w, h = box
     left, top = math.floor(x) - BOX_MARGIN, math.floor(y) - BOX_MARGIN
     right, bottom = math.ceil(x + w) + BOX_MARGIN, math.ceil(y + h) + BOX_MARGIN
     return max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
-
-
-def _rows(path: Path, keys: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise DataError(f"{path}: not a readable CSV; it has the columns {','.join(keys)}") from None
-    if missing := [key for key in keys if key not in (reader.fieldnames or ())]:
-        raise DataError(f"{path}: no column {missing[0]!r}; it has the columns {','.join(keys)}")
-    return rows
