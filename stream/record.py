@@ -101,7 +101,7 @@ class SegmentWriter:
         self._container: Any = None
         self._shape: tuple[int, int, int] | None = None
         self._pts = -1
-        self._file = stem.with_suffix(MCAP).open("xb", buffering=0)
+        self._file = stem.with_suffix(MCAP).open("xb")
         self._writer = Writer(self._file, use_chunking=False, index_types=IndexType.NONE)
         self._writer.start(profile="", library="irstream")
         self._channels: dict[str, int] = {}
@@ -121,13 +121,15 @@ class SegmentWriter:
             self.start_ns = record.time_ns
         self._write(FRAMES + self.stream, msgspec.msgpack.encode(record), record.captured_utc_ns)
         for message in messages:
-            self.say(message, record.captured_utc_ns)
+            self._write(message.topic, message.payload, record.captured_utc_ns)
+        self._file.flush()  # before the pixels: a kill leaves more records than frames, never fewer
         if pixels is not None:
             self._write_pixels(record, pixels)
 
     def say(self, message: Publish, utc_ns: int) -> None:
-        """Write a message."""
+        """Write a message of no frame."""
         self._write(message.topic, message.payload, utc_ns)
+        self._file.flush()
 
     def _write(self, topic: str, payload: bytes, utc_ns: int) -> None:
         if topic not in self._channels:

@@ -1,4 +1,4 @@
-"""Frames from files, folders, cameras and a built-in scene; ``open_source`` tells them apart by their URI."""
+"""Frames from files, folders, recordings, cameras and a built-in scene; ``open_source`` tells them apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "a video file, a folder of images, a camera as rtsp://host/path, udp://host:port, srt://host:port or "
-    "http://host/path, gige:name or v4l2:/dev/video0, or scene:?seed=1&width=320&height=256&bits=8&fps=30"
+    "http://host/path, gige:name or v4l2:/dev/video0, recording:folder/stream, "
+    "or scene:?seed=1&width=320&height=256&bits=8&fps=30"
 )
 NETWORK = ("rtsp", "rtsps", "srt", "udp", "rtp", "http", "https")
 CAMERAS = ("gige", "u3v")
@@ -30,7 +31,7 @@ BEHIND_NS = 1_000_000_000
 _SECRETS = re.compile(r"((?:pass\w*|pwd|token|secret|key)=)[^&\s]*", re.IGNORECASE)
 
 
-def open_source(uri: str, live: bool | None = None) -> Source:
+def open_source(uri: str, live: bool | None = None) -> Source:  # noqa: PLR0911 (one a kind)
     """Open what ``uri`` names: a file, a folder, a camera, or ``scene:`` with its fields as a query.
 
     Args:
@@ -54,6 +55,10 @@ def open_source(uri: str, live: bool | None = None) -> Source:
         from stream.sources.v4l2 import V4l2Source
 
         return V4l2Source(uri)
+    if _scheme(uri) == "recording":
+        from stream.sources.recording import RecordingSource
+
+        return RecordingSource(Path(uri.partition(":")[2]), bool(live))
     found = _find(uri)
     if not isinstance(found, Path):
         from stream.sources.scene import SceneSource
@@ -97,6 +102,11 @@ def check_source(uri: str) -> None:
         from stream.sources.v4l2 import parse_device
 
         parse_device(uri)
+        return
+    if _scheme(uri) == "recording":
+        from stream.sources.recording import find_stream
+
+        find_stream(Path(uri.partition(":")[2]))
         return
     found = _find(uri)
     if not isinstance(found, Path):

@@ -62,6 +62,7 @@ class SourceFrame:
         lost: frames that the source knows it lost just before this one.
         truth: the targets in the frame; None if the source does not know them.
         camera_utc_ns: its own wall clock for it, nanoseconds since 1970; None if it tells none.
+        window: the pixel values that the network is to see as 0 and 1, of a recording; else None.
     """
 
     pixels: Pixels
@@ -70,6 +71,7 @@ class SourceFrame:
     lost: int = 0
     truth: tuple[TruePoint, ...] | None = None
     camera_utc_ns: int | None = None
+    window: tuple[float, float] | None = None
 
 
 class Source(ABC):

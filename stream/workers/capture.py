@@ -113,6 +113,8 @@ class _Capture:
         """Return the pixel values that the network is to see as 0 and 1."""
         if self.config.window:
             return self.config.window
+        if frame.window:
+            return frame.window
         if bits == 8:
             return FULL_8_BIT
         return self.follower.update(frame.pixels.view(np.uint16), own_time_ns(frame.captured_ns, frame.camera_ns, live))

@@ -1,0 +1,102 @@
+"""A recording's messages again, live or as files: ``python -m stream.replay FOLDER``."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stream import StreamError
+from stream.config import DEFAULT_ENDPOINT
+from stream.export_tracks import write_csv, write_jsonl, write_mot
+from stream.messages import KINDS
+from stream.publish import Publisher
+from stream.record import find_streams, read_messages, segments
+
+Recorded = tuple[int, str, bytes]
+"""When it was published (UTC, ns), topic and payload."""
+
+
+class Speed(StrEnum):
+    """How fast messages are published again."""
+
+    REAL = "real"
+    MAX = "max"
+
+
+def recorded_messages(folder: Path) -> Iterator[Recorded]:
+    """Yield the messages of all streams of a recording in the order of their times.
+
+    Args:
+        folder: of a run, of one of its streams, or of recordings if it has those of one run only.
+
+    Raises:
+        RecordingError: if it cannot be read.
+    """
+    streams = [_stream_messages(path) for path in find_streams(folder).values()]
+    return heapq.merge(*streams, key=lambda message: message[0])
+
+
+def _stream_messages(folder: Path) -> Iterator[Recorded]:
+    for stem in segments(folder):
+        for time_ns, topic, payload in read_messages(stem):
+            if topic.partition("/")[0] in KINDS:
+                yield time_ns, topic, payload
+
+
+def publish_again(messages: Iterable[Recorded], publisher: Publisher, speed: Speed) -> int:
+    """Publish messages, at the pace of their times or as fast as the subscribers take them; return how many."""
+    start_ns = count = 0
+    for time_ns, topic, payload in messages:
+        start_ns = start_ns or time.monotonic_ns() - time_ns
+        if speed is Speed.REAL and (left := start_ns + time_ns - time.monotonic_ns()) > 0:
+            time.sleep(left / 1e9)
+        publisher.send(topic, payload)
+        count += 1
+    return count
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="A recording: the folder of a run, or of one of its streams.")],
+    speed: Annotated[Speed, typer.Option(help="At the recorded pace, or as fast as subscribers take it.")] = Speed.REAL,
+    publish: Annotated[str, typer.Option(help="ZeroMQ endpoint to publish on.")] = DEFAULT_ENDPOINT,
+    wait_for: Annotated[int, typer.Option(help="Subscribers to wait for before the first message.", min=0)] = 0,
+    csv: Annotated[Path | None, typer.Option(help="Write a row a track and frame to this file instead.")] = None,
+    mot: Annotated[Path | None, typer.Option(help="Write a MOTChallenge file a stream to this folder instead.")] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(help="Write each message as a line of JSON to this file instead.")
+    ] = None,
+) -> None:
+    """Publish a recording's messages again, or write them to files.
+
+    Messages are published as they were, their times included. To track a recording's frames anew,
+    run the pipeline on it: run_pipeline.py --source recording:FOLDER/STREAM.
+    """
+    try:
+        messages = recorded_messages(folder)
+        if csv or mot or jsonl:
+            for path, write in ((csv, write_csv), (mot, write_mot), (jsonl, write_jsonl)):
+                if path:
+                    print(f"{path}: {write(recorded_messages(folder), path)}")
+            return
+        publisher = Publisher(publish, lossless=speed is Speed.MAX)
+        publisher.wait_for(wait_for)
+        print(f"publishing {folder} on {publish}", flush=True)
+        count = publish_again(messages, publisher, speed)
+        publisher.close()
+        print(f"{count} messages published")
+    except StreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
