@@ -308,6 +308,12 @@ def _bad_image(folder: Path) -> list[object]:
     return ["--source", frames]
 
 
+def _large_image(folder: Path) -> list[object]:
+    (folder / "frames").mkdir()
+    cv2.imwrite(str(folder / "frames" / "1.png"), np.zeros((4096, 5000), np.uint8))
+    return ["--source", folder / "frames"]
+
+
 STREAMS = "streams: [{name: a, source: 'scene:'}]\n"
 BAD = {
     "missing file": (lambda _: ["--source", "gone.mp4"], "gone.mp4"),
@@ -323,7 +329,7 @@ BAD = {
     "value out of range": (lambda d: _bad_config(d, STREAMS + "threads: 0"), "threads"),
     "unreadable image": (_bad_image, "2.png"),
     "unknown field of a scene": (lambda _: ["--source", "scene:?sede=3"], "sede"),
-    "frames that are too large": (lambda _: ["--source", "scene:?width=8192&height=4096&frames=1"], "8192x4096"),
+    "frames that are too large": (_large_image, "5000x4096"),
     "a folder for the report": (lambda d: ["--report", d], "a folder"),
     "pace without a source": (lambda _: ["--live"], "--source"),
     "report into no folder": (lambda d: ["--report", d / "no" / "r.json"], "its folder does not exist"),

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import fft
 
-from stream.sources import BEHIND_NS, MAX_SIDE, wait_until
+from stream.sources import BEHIND_NS, wait_until
 from stream.sources.base import EndOfSource, Pixels, Source, SourceFrame, SourceInfo, TruePoint
 
 Image = NDArray[np.float32]
 
+MAX_SIDE = 4096
+"""Beyond it a frame takes longer to draw than anybody waits."""
 FADE_S = 0.3
 """How long a target takes to appear and to vanish."""
 LOWEST_SCR = 3.0
