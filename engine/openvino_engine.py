@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import openvino
 from numpy.typing import NDArray
 
 from engine.base import Frames, blank_input, check_input, one_line
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
+from engine.openvino_graph import find_parts, rewrite
 
 MAX_SHAPES = 16  # compiled shapes kept; a compiled K=6 takes some 100 MiB
 
 
 class OpenVinoEngine:
-    """A model compiled by OpenVINO for each shape it meets, in float32.
+    """A model rewritten and compiled by OpenVINO for each size of frame it meets, in float32; frames run one by one.
 
     Raises:
         EngineError: if OpenVINO does not take the model.
@@ -34,6 +36,7 @@ class OpenVinoEngine:
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._content = content
+        self._parts = find_parts(onnx.load_from_string(content).graph)
         self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
         try:
             self._core.read_model(content)
@@ -46,10 +49,13 @@ class OpenVinoEngine:
     def infer(self, frames: Frames, window: NDArray[np.float32]) -> NDArray[np.uint8]:
         check_input(self.info, frames, window)
         try:
-            request = self._request(frames.shape)
-            inputs = {FRAMES: np.ascontiguousarray(frames), WINDOW: np.ascontiguousarray(window)}
-            request.infer(inputs, share_inputs=True)
-            return np.array(request.get_output_tensor(0).data)
+            request = self._request((1, *frames.shape[1:]))
+            targets = np.empty((len(frames), *frames.shape[1:4]), np.uint8)
+            for i in range(len(frames)):
+                one = {FRAMES: np.ascontiguousarray(frames[i : i + 1]), WINDOW: np.ascontiguousarray(window[i : i + 1])}
+                request.infer(one, share_inputs=True)
+                targets[i] = request.get_output_tensor(0).data[0]
+            return targets
         except RuntimeError as error:
             said = f"frames of {list(frames.shape)} ({one_line(error)})"
             raise EngineError(f"{self.info.name}: OpenVINO fails on {said}") from None
@@ -59,7 +65,8 @@ class OpenVinoEngine:
         request = self._requests.pop(shape, None)
         if request is None:
             model = self._core.read_model(self._content)
-            model.reshape({FRAMES: list(shape), WINDOW: [shape[0], 2]})
+            model.reshape({FRAMES: list(shape), WINDOW: [1, 2]})
+            rewrite(model, self._parts)
             while len(self._requests) >= MAX_SHAPES:
                 self._requests.pop(next(iter(self._requests)))
             request = self._core.compile_model(model, "CPU", self._config).create_infer_request()
