@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.frame import Hello, Passed, Recorded
+from stream.frame import Hello, Passed, Recorded, TrackSummary
+from stream.history import History
 from stream.latency import Latency
 from stream.messages import StatusMessage
 
@@ -35,6 +36,8 @@ class StreamBook:
         recorded: frames that were recorded.
         recorded_bytes: what they and their messages took on disk.
         not_recorded: frames that were published but not recorded, by reason.
+        history: rates, drops and latencies over time.
+        summaries: its longest tracks, once it has ended.
         ring: where its frames are, for who looks on.
     """
 
@@ -54,6 +57,8 @@ class StreamBook:
     recorded_bytes: int = 0
     not_recorded: Counter[str] = field(default_factory=Counter)
     ring: str = ""
+    history: History = field(default_factory=History)
+    summaries: list[TrackSummary] = field(default_factory=list)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _second: list[int] = field(default_factory=list)
 
@@ -62,6 +67,8 @@ class StreamBook:
         now = time.monotonic()
         for row in passed.latencies:
             self.latency.add(row)
+        self.history.add(now - self.started, [row[-1] for row in passed.latencies], sum(passed.dropped.values()))
+        self.summaries = passed.summaries or self.summaries
         self._second += [row[-1] for row in passed.latencies]
         self._recent.append((now, len(passed.latencies)))
         self.published += len(passed.latencies)

@@ -16,7 +16,7 @@ from engine.contract import EngineError
 from stream import StreamError
 from stream.books import StreamBook
 from stream.config import load_config, streams_of
-from stream.report import latency_table, report, say_how_it_goes, streams_table, write_report
+from stream.report import latency_table, say_how_it_goes, streams_table, write_report
 from stream.supervisor import PipelineError, Supervisor
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "demo.yaml"
@@ -39,7 +39,10 @@ def run(
     publish: Annotated[str | None, typer.Option(help="ZeroMQ endpoint to publish on.")] = None,
     wait_for: Annotated[int | None, typer.Option(help="Subscribers to wait for before the first frame.")] = None,
     record: Annotated[str | None, typer.Option(help="Keep frames and messages in this folder.")] = None,
-    report_to: Annotated[str | None, typer.Option("--report", help="Write the report as JSON; - is stdout.")] = None,
+    report_to: Annotated[
+        str | None,
+        typer.Option("--report", help="Write the report: R.html a page, R.json figures; - is JSON on stdout."),
+    ] = None,
 ) -> None:
     """Turn live infrared video into tracked small targets, and say how late every answer is.
 
@@ -76,7 +79,7 @@ def run(
                 console.print(streams_table(supervisor.books, final=True))
                 console.print(latency_table(supervisor.books))
             if report_to:
-                write_report(report_to, report(checked, supervisor.books))
+                write_report(report_to, checked, supervisor.books)
     except (StreamError, EngineError) as error:
         _fail(str(error), BAD_INPUT)
     except PipelineError as error:

@@ -98,6 +98,26 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     bad_input: bool
 
 
+class TrackSummary(msgspec.Struct, array_like=True):
+    """A confirmed track of a run.
+
+    Attributes:
+        id: of the track.
+        start_s: when it was confirmed, seconds after the stream's first frame.
+        end_s: when it was last there.
+        frames: in which it was confirmed.
+        coasted: of them, those in which it was not seen.
+        path: where it went, x and y in pixels, thinned out.
+    """
+
+    id: int
+    start_s: float
+    end_s: float
+    frames: int
+    coasted: int
+    path: list[tuple[float, float]]
+
+
 class Passed(msgspec.Struct, tag="passed", array_like=True):
     """Frames of one stream that were published, for the books.
 
@@ -109,6 +129,7 @@ class Passed(msgspec.Struct, tag="passed", array_like=True):
         confirmed: tracks confirmed so far.
         ended: True in the stream's last message.
         fault: what ended it, if a fault did.
+        summaries: its longest tracks, in its last message.
     """
 
     stream: int
@@ -118,6 +139,7 @@ class Passed(msgspec.Struct, tag="passed", array_like=True):
     confirmed: int
     ended: bool
     fault: str | None
+    summaries: list[TrackSummary] = []
 
 
 class Publish(msgspec.Struct, tag="publish", array_like=True):

@@ -42,6 +42,17 @@ class Latency:
         """Return p50, p90, p99, p999 and max of the time that each stage took, ms."""
         return {stage: _summary(histogram) for stage, histogram in self._stages.items()}
 
+    def distributions(self) -> dict[str, list[tuple[float, int]]]:
+        """Return, by stage and ``end to end``, the latencies that were seen, ms, and how often, rising."""
+        histograms = {**self._stages, "end to end": self._end_to_end}
+        return {
+            name: [
+                (item.value_iterated_to / 1e3, item.count_added_in_this_iter_step)
+                for item in histogram.get_recorded_iterator()
+            ]
+            for name, histogram in histograms.items()
+        }
+
 
 def _microseconds(ns: int) -> int:
     return min(max(round(ns / 1e3), 1), LARGEST_US)

@@ -19,6 +19,7 @@ from stream.books import StreamBook
 from stream.config import Config
 from stream.latency import Latency
 
+PAGES = (".html", ".htm")
 HEADINGS = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9", "max": "max"}
 
 
@@ -113,18 +114,24 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
     }
 
 
-def write_report(path: str, content: dict[str, Any]) -> None:
-    """Write a report to a file, or to standard output if ``path`` is ``-``.
+def write_report(path: str, config: Config, books: Sequence[StreamBook]) -> None:
+    """Write the report of a run: as a page if the file's name ends in ``.html``, else as JSON; ``-`` is stdout.
 
     Raises:
         StreamError: if it cannot be written.
     """
-    text = json.dumps(content, indent=2) + "\n"
+    content = report(config, books)
+    if Path(path).suffix.lower() in PAGES:
+        from stream.report_page import report_page
+
+        text = report_page(config, books, content)
+    else:
+        text = json.dumps(content, indent=2) + "\n"
     if path == "-":
         sys.stdout.write(text)
         return
     try:
-        Path(path).write_text(text)
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StreamError(f"--report {path}: {error.strerror}") from None
 

@@ -29,6 +29,7 @@ from stream.publish import Publisher
 from stream.ring import FrameRing
 from stream.tap import Tap
 from stream.track import Track, TrackConfig, Tracker
+from stream.track_log import TrackLog
 
 REPORT_NS = 250_000_000
 REPORT_ROWS = 256
@@ -67,6 +68,7 @@ class _Stream:
     dropped: Counter[str] = field(default_factory=Counter)
     tracks: int = 0
     confirmed: set[int] = field(default_factory=set)
+    log: TrackLog = field(default_factory=TrackLog)
 
 
 class _TrackWorker:
@@ -119,6 +121,7 @@ class _TrackWorker:
             send(self.returns[frame.stream], Release(frame.slot))
         stream.tracks = sum(track.state != "tentative" for track in tracks)
         stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
+        stream.log.add(tracks, now)
         stream.dropped.update(frame.dropped)
         stream.latencies.append(tuple(frame.times[stage] - frame.captured_ns for stage in STAGES))
 
@@ -167,6 +170,7 @@ class _TrackWorker:
             len(stream.confirmed),
             ended=end is not None,
             fault=end.fault if end else None,
+            summaries=stream.log.longest() if end else [],
         )
         send(self.reports, passed)
         stream.latencies = []
