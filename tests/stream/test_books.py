@@ -12,7 +12,7 @@ from rich.console import Console
 from stream.books import StreamBook
 from stream.config import Config, StreamConfig
 from stream.frame import Hello, Passed
-from stream.report import latency_table, report, streams_table, write_report
+from stream.report import latency_table, streams_table, write_report
 
 MS = 1_000_000
 ROW = tuple(round(value * MS) for value in (0.5, 1.0, 11.0, 11.5, 11.75, 12.0))
@@ -53,7 +53,7 @@ def test_a_status_tells_of_the_time_since_the_last_one(book: StreamBook) -> None
 
 def test_the_report_has_the_keys_that_others_rely_on(book: StreamBook, tmp_path: Path) -> None:
     config = Config(streams=(StreamConfig(name="sky", source="scene:"),))
-    write_report(str(tmp_path / "r.json"), report(config, [book]))
+    write_report(str(tmp_path / "r.json"), config, [book])
     content = json.loads((tmp_path / "r.json").read_text())
     assert set(content["end_to_end_ms"]) == {"p50", "p90", "p99", "p999", "max"}
     assert content["stages_ms"]["engine"]["p50"] == pytest.approx(10, rel=2e-3)
