@@ -17,7 +17,7 @@ class Engine(Protocol):
     """A model ready to run on one device. Not for two threads at once."""
 
     name: str
-    """The backend: ``openvino``, ``onnxruntime``, ``tensorrt``."""
+    """The backend: ``openvino``, ``onnxruntime``, ``tensorrt``; ``null`` is none."""
     info: ModelInfo
     best_batch: int
     """The frames in a batch beyond which more save no time; on a CPU, one."""
@@ -56,7 +56,8 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
 
     Args:
         model: a shipped model's name, or the path of an .onnx file that keeps the contract.
-        device: ``auto`` (the fastest that works here), or one of ``ENGINES``.
+        device: ``auto`` (the fastest that works here), or one of ``ENGINES``; ``null`` runs no model and
+            answers with targets that are not there, to measure the rest: see ``engine/null_engine.py``.
         bits: the depth of the frames, 8 or 16.
         threads: CPU threads to use; None leaves it to the backend.
 
@@ -64,7 +65,8 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
         ModelError: if the model cannot be used.
         EngineError: if the device is unknown or does not work here.
     """
-    if device not in ("auto", *ENGINES):
+    null = device.partition(":")[0] == "null"
+    if device not in ("auto", *ENGINES) and not null:
         raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads: at least 1 is expected")
@@ -72,6 +74,10 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
     proto, info = read_model(path)
     if info.bits != bits:
         raise EngineError(f"{path}: a model for {info.bits}-bit frames; one for {bits} bit is needed")
+    if null:
+        from engine.null_engine import null_engine
+
+        return null_engine(device, info)
     content = proto.SerializeToString()
     if device == "onnxruntime":
         from engine.onnxruntime_engine import OnnxRuntimeEngine

@@ -41,6 +41,8 @@ class SceneConfig(BaseModel):
         targets: how many there are at the most at a time.
         frames: after how many it ends; None for never.
         live: True gives frames when they are due, False as fast as they are asked for.
+        loop: draws so many frames when it opens and gives them over and over, so that frames cost nothing while
+            a load is measured; None draws each frame anew.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +55,7 @@ class SceneConfig(BaseModel):
     targets: int = Field(default=4, ge=0, le=100)
     frames: int | None = Field(default=None, ge=1)
     live: bool = True
+    loop: int | None = Field(default=None, ge=1, le=1000)
 
 
 class SceneSource(Source):
@@ -72,6 +75,9 @@ class SceneSource(Source):
         self._next: tuple[Pixels, list[_Spot]] | None = None
         self._start_ns: int | None = None
         self._closed = False
+        self._loop: list[tuple[Pixels, list[_Spot]]] = []
+        self._loop = [self._draw_and_skip() for _ in range(config.loop or 0)]
+        self._index = 0
 
     def read(self, timeout: float) -> SourceFrame | None:
         frames = self._config.frames
@@ -116,12 +122,19 @@ class SceneSource(Source):
         return start_ns + round(self._index * 1e9 / self._config.fps)
 
     def _skip(self, frames: int) -> None:
-        for _ in range(frames):
+        for _ in range(0 if self._loop else frames):
             self._flock.step()
         self._index += frames
         self._next = None
 
+    def _draw_and_skip(self) -> tuple[Pixels, list[_Spot]]:
+        drawn = self._draw()
+        self._skip(1)
+        return drawn
+
     def _draw(self) -> tuple[Pixels, list[_Spot]]:
+        if self._loop:
+            return self._loop[self._index % len(self._loop)]
         image = self._view.background(self._index / self._config.fps)
         spots = [spot for target in self._flock.targets if (spot := _spot(target, image, self._view.noise))]
         for spot in spots:

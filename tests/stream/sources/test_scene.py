@@ -142,3 +142,16 @@ def test_after_a_standstill_the_frame_is_the_present_one_and_the_lost_are_counte
         right = unpaced.read(1.0)
     np.testing.assert_array_equal(frame.pixels, right.pixels)
     assert frame.truth == right.truth
+
+
+def test_a_loop_gives_its_frames_over_and_over():
+    """Frame n of a loop of three is frame n modulo 3 of the scene, with its truth; numbers and times go on."""
+    source, scene_itself = scene(seed=3, loop=3, frames=7), scene(seed=3)
+    first = [scene_itself.read(1.0) for _ in range(3)]
+    for index in range(7):
+        frame = source.read(1.0)
+        np.testing.assert_array_equal(frame.pixels, first[index % 3].pixels)
+        assert frame.truth == first[index % 3].truth
+        assert frame.camera_ns == round(index * 1e9 / 30)
+    with pytest.raises(EndOfSource):
+        source.read(1.0)
