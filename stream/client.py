@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -24,6 +25,8 @@ NEWS = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
 )
 
 
@@ -66,6 +69,7 @@ class Subscription(Iterator[WireMessage]):
         self._stream, self._timeout, self._pair = stream, timeout, pair
         self._last: dict[str, int] = {}
         self._failed: list[float] = []
+        self._gone: float | None = None  # when the connection was lost, until ZeroMQ tries again
         self._closed = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
@@ -96,6 +100,7 @@ class Subscription(Iterator[WireMessage]):
                 news = recv_monitor_message(self._news)
                 self._hear(news["event"], news["value"])
             if self._socket not in ready:
+                self._see_whether_gone()
                 continue
             parts = self._socket.recv_multipart()
             if len(parts) != 2:
@@ -126,6 +131,9 @@ class Subscription(Iterator[WireMessage]):
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._failed = []
             return
+        if event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CONNECT_RETRIED):
+            self._gone = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
+            return
         reason = ""
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             key = self._pair.public.decode() if self._pair else "none"
@@ -143,8 +151,16 @@ class Subscription(Iterator[WireMessage]):
             if len(self._failed) >= REFUSED_TIMES and now - self._failed[0] >= REFUSED_AFTER_S:
                 reason = "the publisher hangs up; the server's key given here is not its own"
         if reason:
-            self.close()
-            raise StreamError(f"{self.endpoint}: {reason}")
+            self._give_up(reason)
+
+    def _see_whether_gone(self) -> None:
+        """Give up on a publisher that ZeroMQ hung up on and does not call again: it sent what breaks the protocol."""
+        if self._gone and time.monotonic() - self._gone > REFUSED_AFTER_S:
+            self._give_up(f"the publisher sent what is no message, or one of more than {MAX_MESSAGE_BYTES} bytes")
+
+    def _give_up(self, reason: str) -> NoReturn:
+        self.close()
+        raise StreamError(f"{self.endpoint}: {reason}")
 
     def close(self) -> None:
         """Close; an iteration ends."""

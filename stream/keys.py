@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # the client alone goes without
+    print("error: this command needs typer: pip install 'irstream-client[cli]'", file=sys.stderr)
+    raise SystemExit(2) from None
 
 from stream import StreamError
 from stream.curve import allow, allowed, make_pair, read_public, remove

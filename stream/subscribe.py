@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import typer
+
+try:
+    import typer
+except ModuleNotFoundError:  # the client alone goes without
+    print("error: this command needs typer: pip install 'irstream-client[cli]'", file=sys.stderr)
+    raise SystemExit(2) from None
 
 from stream import StreamError
 from stream.client import subscribe
