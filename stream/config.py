@@ -17,6 +17,8 @@ from stream.sources import masked
 from stream.track import TrackConfig
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
+MAX_BYTES = 256 * 1024
+MAX_STREAMS = 64
 
 
 class ConfigError(StreamError):
@@ -126,7 +128,7 @@ class Config(_Strict):
     engine: str = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     duration: Annotated[float, Field(gt=0)] | None = None
-    streams: Annotated[tuple[StreamConfig, ...], Field(min_length=1)]
+    streams: Annotated[tuple[StreamConfig, ...], Field(min_length=1, max_length=MAX_STREAMS)]
     batch: BatchConfig = BatchConfig()
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()
@@ -154,11 +156,17 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
         ConfigError: naming the file, the key and what would be right.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ConfigError(f"{path}: more than {MAX_BYTES // 1024} KiB; no configuration is that large")
+        raw = yaml.safe_load(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; a configuration is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {_yaml_reason(error)}") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a number of 5000 digits, a nest too deep
+        raise ConfigError(f"{path}: not a configuration: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a map of keys is expected at the top, such as 'streams:'")
     if isinstance(raw.get("publish"), str):  # publish: tcp://127.0.0.1:5560

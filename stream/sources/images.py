@@ -14,6 +14,7 @@ from stream.sources import BEHIND_NS, MAX_SIDE, wait_until
 from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+MAX_FILE_BYTES = 256 * 1024 * 1024
 
 # What OpenCV finds wrong with a file is said in our own line, not in several of its own.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -109,6 +110,8 @@ def read_image(path: Path) -> Pixels:
         SourceError: if it cannot be read, is cut off, has several pages, or is 16-bit colour or not integer.
     """
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SourceError(f"{path}: {path.stat().st_size} bytes; images of up to {MAX_FILE_BYTES} are read")
         data = np.fromfile(path, np.uint8)
         pages = cv2.imcount(str(path)) if path.suffix.lower() in (".tif", ".tiff") else 1
         pixels = None if _is_cut(data.tobytes()) else cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -117,7 +120,7 @@ def read_image(path: Path) -> Pixels:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise SourceError(f"{path}: damaged, cut off or not an image")
+        raise SourceError(f"{path}: damaged, cut off, too large or not an image")
     if pages > 1:
         raise SourceError(f"{path}: {pages} pages; one image a file is expected")
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -57,6 +57,14 @@ def test_overrides_replace_keys_and_make_the_maps_they_need(tmp_path: Path) -> N
         (GOOD + "  - {name: sky, source: x}", "streams: two streams are named 'sky'"),
         (GOOD.replace("seed=1\"", "seed=1\", window: [5, 5]"), "streams.0.window: the first value must be below"),
         ("streams: []", "streams: "),
+        (GOOD + "threads: " + "9" * 5000, "c.yaml: not a configuration: Exceeds the limit"),
+        (GOOD + "model: 2001-99-99", "c.yaml: not a configuration: month must be"),
+        ("streams: " + "[" * 500, "c.yaml: not a configuration: maximum recursion depth"),
+        (GOOD + "#" * 300_000, "c.yaml: more than 256 KiB"),
+        (GOOD + "model: !!python/object/apply:os.system [true]", "not YAML: could not determine a constructor"),
+        ("a: &a [1, 1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n"
+         for i in range(12)) + GOOD.replace("rpcanet_plus_k1", "*m"), "a: no such key|model: input should be"),
+        ("streams:\n" + "".join(f"- {{name: s{i}, source: x}}\n" for i in range(65)), "streams: .*at most 64"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, says: str) -> None:
