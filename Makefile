@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Debian's packages that tests of live cameras need (a real RTSP server, a GigE Vision camera on loopback); without
+# Debian's packages that tests need (a real RTSP server, a GigE Vision camera on loopback, a browser, Prometheus); without
 # them those tests skip and say so. SRT, GigE Vision and USB3 Vision cameras need the two libraries at run time.
 DEBIAN := libsrt1.5-gnutls libaravis-0.8-0 aravis-tools python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools \
-	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly chromium prometheus
 
 .PHONY: debian-packages setup setup-dev demo test lint clean
 

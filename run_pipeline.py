@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Parse the command line and run."""
     try:
         import typer
 
-        from stream.command import run
+        from stream.command import run, with_addresses
+
+        sys.argv[1:] = with_addresses(sys.argv[1:])
 
         typer.run(run)
     except KeyboardInterrupt:  # while importing; once it runs, the supervisor takes it

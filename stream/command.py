@@ -18,11 +18,23 @@ from stream.books import StreamBook
 from stream.config import load_config, streams_of
 from stream.report import latency_table, say_how_it_goes, streams_table, write_report
 from stream.supervisor import PipelineError, Supervisor
+from stream.web.address import DEFAULT as ADDRESS
+from stream.web.process import serving
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SAY_EVERY_S = 5.0
 BAD_INPUT, BROKEN = 2, 1
 PLAIN: Any = {"highlight": False, "soft_wrap": True}
+
+
+def with_addresses(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which --view and --metrics have an address: the default if none follows."""
+    filled: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        filled.append(argument)
+        if argument in {"--view", "--metrics"} and following.startswith("-"):
+            filled.append(ADDRESS)
+    return filled
 
 
 def run(
@@ -38,6 +50,13 @@ def run(
     duration: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
     publish: Annotated[str | None, typer.Option(help="ZeroMQ endpoint to publish on.")] = None,
     wait_for: Annotated[int | None, typer.Option(help="Subscribers to wait for before the first frame.")] = None,
+    view: Annotated[
+        str | None, typer.Option(metavar="[HOST:PORT]", help=f"Show it in a browser; {ADDRESS} if none is named.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:PORT]", help="Serve /metrics, /healthz and /readyz, which --view has too."),
+    ] = None,
     record: Annotated[str | None, typer.Option(help="Keep frames and messages in this folder.")] = None,
     report_to: Annotated[
         str | None,
@@ -57,6 +76,8 @@ def run(
         "publish.endpoint": publish,
         "publish.wait_for": wait_for,
         "record.folder": record,
+        "view": view,
+        "metrics": metrics,
         "streams": streams_of(source, live) if source else None,
     }
     overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -73,7 +94,8 @@ def run(
         supervisor = Supervisor(checked, lambda _: None)
         console.print(f"starting {checked.model} (engine {checked.engine}) for {checked.publish.endpoint}", **PLAIN)
         try:
-            _run_and_show(supervisor, console)
+            with serving(checked, lambda line: console.print(line, **PLAIN)):
+                _run_and_show(supervisor, console)
         finally:
             if any(book.published for book in supervisor.books):
                 console.print(streams_table(supervisor.books, final=True))

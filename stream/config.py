@@ -122,6 +122,8 @@ class Config(_Strict):
         track: how detections become tracks.
         publish: where the tracks go.
         record: what is kept of the run.
+        view: where to serve the live view, the metrics and the health, as HOST:PORT; None serves none.
+        metrics: where to serve the metrics and the health alone.
     """
 
     model: str = "rpcanet_plus_k1"
@@ -134,6 +136,8 @@ class Config(_Strict):
     track: TrackConfig = TrackConfig()
     publish: PublishConfig = PublishConfig()
     record: RecordConfig = RecordConfig()
+    view: Annotated[str, Field(min_length=1)] | None = None
+    metrics: Annotated[str, Field(min_length=1)] | None = None
 
     @field_validator("streams")
     @classmethod

@@ -1,0 +1,1 @@
+"""The live view and the metrics: what a run looks like, in a browser and to Prometheus; see ``docs/live_view.md``."""

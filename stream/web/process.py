@@ -1,0 +1,81 @@
+"""The server beside a run of the pipeline: a process of its own, whose end is nobody's end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+
+from stream.config import Config
+from stream.web.address import Listener, listen
+from stream.web.feed import connectable
+from stream.workers import work
+
+PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a server that died is started again; doubled each time
+
+_context = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """Serve what a configuration asks for, a view, metrics, both or nothing, while the pipeline runs.
+
+    Args:
+        config: of the run.
+        say: told where it serves.
+
+    Raises:
+        StreamError: if an address cannot be had.
+    """
+    pages = [listen("--view", config.view)] if config.view else []
+    metrics = [listen("--metrics", config.metrics)] if config.metrics and config.metrics != config.view else []
+    for what, listeners in (("live view", pages), ("metrics", metrics)):
+        for listener in listeners:
+            say(f"{what}: {listener.url}")
+    if not pages and not metrics:
+        yield
+        return
+    over, end = _context.Pipe(duplex=False)
+    keeper = threading.Thread(
+        target=_keep, args=(over, (connectable(config.publish.endpoint), pages, metrics)), name="web", daemon=True
+    )
+    keeper.start()
+    try:
+        yield
+    finally:
+        end.close()
+        keeper.join()
+        for listener in pages + metrics:
+            listener.socket.close()
+
+
+def _keep(over: Connection, arguments: tuple[str, list[Listener], list[Listener]]) -> None:
+    """Run the server; start it again if it dies, until the run is over."""
+    resource_tracker.ensure_running()  # starting it would unblock the signals again
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # this thread's, and so the server's
+    pause = PAUSE_S
+    while True:
+        process = _context.Process(target=_main, args=(os.getpid(), arguments), name="web", daemon=True)
+        process.start()
+        ended = wait([process.sentinel, over])
+        process.kill()
+        process.join()
+        if over in ended or over.poll(pause):
+            return
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _main(supervisor: int, arguments: tuple[str, list[Listener], list[Listener]]) -> None:
+    _, reports = _context.Pipe(duplex=False)  # it reports to nobody: its end is nobody's end
+    work(_serve, "web", reports, supervisor, arguments)
+
+
+def _serve(endpoint: str, pages: list[Listener], metrics: list[Listener], _reports: Connection) -> None:
+    from stream.web.server import serve  # its libraries are the server's alone
+
+    serve(endpoint, pages, metrics)
