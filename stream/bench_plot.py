@@ -27,7 +27,8 @@ def draw_latency(path: Path, heard: Heard, names: list[str], title: str) -> None
         order = np.sort(late[mine])
         slower.plot(order, 100 * (1 - np.arange(len(order)) / len(order)), drawstyle="steps-post", label=name)
     over_time.set(title=title, xlabel="when the frame was due, s", ylabel="due to received, ms", ylim=(0, None))
-    over_time.legend(loc="upper right", ncols=4, fontsize="small")
+    if len(names) > 1:
+        over_time.legend(loc="upper right", ncols=4, fontsize="small")
     slower.set(xlabel="due to received, ms", ylabel="frames that were slower, %", yscale="log", xscale="log")
     for level in LEVELS:
         slower.axhline(100 - level, color="0.7", linewidth=0.7, zorder=0)
