@@ -6,10 +6,11 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import typer
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from engine.base import FULL_RANGE, Engine, Frames, load_engine
 from engine.contract import EngineError, find_model, read_model
+from engine.limits import Gemm, Reference, work_of
 
 TURN_S = 0.2  # an engine's turn, before the next one has it
 LEAST_RUNS = 5
@@ -29,14 +31,19 @@ class Timing:
     """How fast one engine is at one size and batch.
 
     Attributes:
-        engine: the backend.
+        engine: the backend; ``pytorch`` is the reference.
         model: the model as it was named.
         size: ``WIDTHxHEIGHT`` in pixels.
         batch: frames in a call.
         median_ms: of a call, in milliseconds.
         p99_ms: the same, the 99th percentile.
         frames_per_s: frames a second at the median.
-        ratio: of the first engine's median to this one's: above 1, this one is faster.
+        ratio: of the first engine's median to this one's, or of the reference's if there is one: above 1, this one
+            is faster.
+        gflop_per_s: the arithmetic of the model's convolutions, as its file has them, in that time.
+        limit_fraction: of that to what a large product of float32 matrices reached in the same run, on the CPU with
+            as many threads; an engine that finds a way around some of the arithmetic may pass 1.
+        megabytes_moved: what those convolutions read and write in a call, in float32.
     """
 
     engine: str
@@ -47,10 +54,21 @@ class Timing:
     p99_ms: float
     frames_per_s: float
     ratio: float
+    gflop_per_s: float
+    limit_fraction: float
+    megabytes_moved: float
+
+
+class Timed(Protocol):
+    """What can be timed: an engine, or what is dressed as one."""
+
+    def prepare(self, batch: int, height: int, width: int) -> None: ...
+
+    def infer(self, frames: Frames, window: NDArray[np.float32]) -> NDArray[np.uint8]: ...
 
 
 def time_engines(
-    engines: list[Engine], frames: Frames, window: NDArray[np.float32], seconds: float
+    engines: Sequence[Timed], frames: Frames, window: NDArray[np.float32], seconds: float
 ) -> list[NDArray[np.float64]]:
     """Time the engines in short turns, so that what else the machine does falls on all of them alike.
 
@@ -82,7 +100,13 @@ def time_engines(
 
 
 def bench(
-    model: str, names: list[str], sizes: list[tuple[int, int]], batches: list[int], seconds: float, threads: int | None
+    model: str,
+    names: list[str],
+    sizes: list[tuple[int, int]],
+    batches: list[int],
+    seconds: float,
+    threads: int | None,
+    with_reference: bool = False,
 ) -> list[Timing]:
     """Time a model on engines at every size and batch.
 
@@ -93,33 +117,45 @@ def bench(
         batches: frames in a call.
         seconds: to time each engine, size and batch.
         threads: CPU threads of an engine; None leaves it to the backend.
+        with_reference: also time the network in eager PyTorch, first of all.
 
     Raises:
         EngineError: if a model or an engine cannot be used.
     """
-    bits = read_model(find_model(model))[1].bits
-    engines = [load_engine(model, name, bits, threads) for name in names]
+    proto, info = read_model(find_model(model))
+    bits = info.bits
+    engines: list[Engine | Reference] = [load_engine(model, name, bits, threads) for name in names]
+    reference = Reference(info, threads) if with_reference else None
+    if reference:
+        engines.insert(0, reference)
     window = np.array([FULL_RANGE[bits]], np.float32)
     timings = []
-    for (width, height), batch in product(sizes, batches):
-        shape = (batch, 1, height, width) if bits == 8 else (batch, 1, height, width, 2)
-        frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        runs = time_engines(engines, frames, window.repeat(batch, 0), seconds)
-        first = float(np.median(runs[0]))
-        for engine, taken in zip(engines, runs, strict=True):
-            middle = float(np.median(taken))
-            timings.append(
-                Timing(
-                    engine=engine.name,
-                    model=model,
-                    size=f"{width}x{height}",
-                    batch=batch,
-                    median_ms=1e3 * middle,
-                    p99_ms=1e3 * float(np.quantile(taken, 0.99)),
-                    frames_per_s=batch / middle,
-                    ratio=first / middle,
+    try:
+        for (width, height), batch in product(sizes, batches):
+            shape = (batch, 1, height, width) if bits == 8 else (batch, 1, height, width, 2)
+            frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            runs = time_engines([*engines, Gemm(threads)], frames, window.repeat(batch, 0), seconds)
+            medians = [float(np.median(taken)) for taken in runs]
+            work, limit = work_of(proto, batch, height, width), Gemm.operations / medians[-1]
+            for engine, taken, middle in zip(engines, runs, medians, strict=False):
+                timings.append(
+                    Timing(
+                        engine=engine.name,
+                        model=model,
+                        size=f"{width}x{height}",
+                        batch=batch,
+                        median_ms=1e3 * middle,
+                        p99_ms=1e3 * float(np.quantile(taken, 0.99)),
+                        frames_per_s=batch / middle,
+                        ratio=medians[0] / middle,
+                        gflop_per_s=1e-9 * work.operations / middle,
+                        limit_fraction=work.operations / middle / limit,
+                        megabytes_moved=1e-6 * work.bytes_moved,
+                    )
                 )
-            )
+    finally:
+        if reference:
+            reference.close()
     return timings
 
 
@@ -128,11 +164,12 @@ def table_of(timings: list[Timing]) -> Table:
     table = Table(padding=0)
     table.add_column("engine", no_wrap=True)
     table.add_column("model", overflow="fold")
-    for name in ("size", "batch", "median ms", "p99 ms", "frames/s", "ratio"):
+    for name in ("size", "batch", "median ms", "p99 ms", "frames/s", "ratio", "GFLOP/s", "of GEMM", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     for t in timings:
         figures = (f"{t.median_ms:.2f}", f"{t.p99_ms:.2f}", f"{t.frames_per_s:.1f}", f"{t.ratio:.2f}")
-        table.add_row(t.engine, t.model, t.size, str(t.batch), *figures)
+        yardsticks = (f"{t.gflop_per_s:.1f}", f"{100 * t.limit_fraction:.0f} %", f"{t.megabytes_moved:.0f}")
+        table.add_row(t.engine, t.model, t.size, str(t.batch), *figures, *yardsticks)
     return table
 
 
@@ -143,6 +180,7 @@ def main(
     batch: Annotated[str, typer.Option(help="Frames in a call, comma-separated.")] = "1",
     seconds: Annotated[float, typer.Option(help="How long to time each engine, size and batch.")] = 5.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads of an engine.")] = None,
+    reference: Annotated[bool, typer.Option(help="Also time the network in eager PyTorch (extra train).")] = False,
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
 ) -> None:
     """Time a model on engines, side by side in one run."""
@@ -151,7 +189,8 @@ def main(
             raise EngineError(f"--seconds {seconds}: a number above 0 is expected")
         sizes = [_size(part) for part in size.split(",")]
         batches = [_whole(part) for part in batch.split(",")]
-        timings = bench(model, [name.strip() for name in engine.split(",")], sizes, batches, seconds, threads)
+        names = [name.strip() for name in engine.split(",")]
+        timings = bench(model, names, sizes, batches, seconds, threads, reference)
         if json_path:
             figures = json.dumps({"results": [asdict(timing) for timing in timings]}, indent=2)
             if json_path == "-":

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from engine import bench
-from engine.contract import ModelInfo
+from engine import bench, limits
+from engine.contract import MODELS, ModelInfo, read_model
+from engine.limits import work_of
 
 KEYS = {"engine", "model", "size", "batch", "median_ms", "p99_ms", "frames_per_s", "ratio"}
+YARDSTICKS = {"gflop_per_s", "limit_fraction", "megabytes_moved"}
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_every_engine_size_and_batch_has_its_row(tiny_model, run):
         for engine in ("openvino", "onnxruntime")
     ]
     for result in results:
-        assert result.keys() == KEYS
+        assert result.keys() == KEYS | YARDSTICKS
         assert result["model"] == str(path)
         assert 0 < result["median_ms"] <= result["p99_ms"]
         assert result["frames_per_s"] == pytest.approx(1e3 * result["batch"] / result["median_ms"])
@@ -56,6 +58,44 @@ def test_a_table_without_json(tiny_model, run, tmp_path):
     assert "openvino" in done.stdout
     assert "frames/s" in done.stdout
     assert json.loads((tmp_path / "r.json").read_text())["results"][0]["engine"] == "openvino"
+
+
+def test_the_yardsticks_are_those_of_the_convolutions():
+    """A stage's arithmetic and traffic are what pencil and paper give; a batch of two has twice the arithmetic."""
+    model, _ = read_model(MODELS / "rpcanet_plus_k1.onnx")
+    pixels = 48 * 40
+    layers = 2 * (4 + 32 * 4 * 9 + 9 * 32 + 9 * 9) + (3 + 6) * 4 * 4 * 9  # of W and H, multiplications a pixel
+    once = 2 * 2 * 32 * 2  # both attentions
+    assert work_of(model, 1, 48, 40).operations == 2 * (layers * pixels + once)
+    maps = 2 * ((1 + 4) + (4 + 32) + (32 + 9) + (9 + 1)) + (3 + 6) * (4 + 4)  # read and written, a pixel
+    assert 0 < work_of(model, 1, 48, 40).bytes_moved - 4 * maps * pixels < 4 * 5_000  # the weights
+    assert work_of(model, 2, 48, 40).operations == 2 * work_of(model, 1, 48, 40).operations
+
+
+@pytest.mark.timeout(300)  # torch takes seconds of CPU to import, more where it is shared
+def test_the_reference_is_timed_with_the_engines(run):
+    """Eager PyTorch runs in turns with the engines, and every ratio is to it."""
+    pytest.importorskip("torch")
+    shape = ("--size", "32x24", "--seconds", 0.05)
+    done = run("--model", "rpcanet_plus_k1", "--engine", "openvino", *shape, "--reference", "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    reference, engine = json.loads(done.stdout)["results"]
+    assert (reference["engine"], engine["engine"]) == ("pytorch", "openvino")
+    assert reference["ratio"] == 1.0
+    assert engine["ratio"] == pytest.approx(reference["median_ms"] / engine["median_ms"])
+    assert engine["limit_fraction"] / engine["gflop_per_s"] == pytest.approx(
+        reference["limit_fraction"] / reference["gflop_per_s"]
+    )
+
+
+def test_without_pytorch_there_is_no_reference(tiny_model, run, monkeypatch):
+    """A reference that cannot run is one line that says what to install."""
+    monkeypatch.setattr(limits.sys, "executable", "/bin/false")
+    done = run("--model", tiny_model(), "--reference", "--size", "8x8")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: --reference: eager PyTorch does not run")
+    assert "pip install 'irstream[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 class Sleeper:
