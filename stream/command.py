@@ -15,8 +15,8 @@ from rich.live import Live
 from engine.contract import EngineError
 from stream import StreamError
 from stream.books import StreamBook
-from stream.config import load_config, streams_of
-from stream.report import latency_table, say_how_it_goes, streams_table, write_report
+from stream.config import Config, load_config, streams_of
+from stream.report import PAGES, latency_table, say_how_it_goes, streams_table, write_json, write_report
 from stream.supervisor import PipelineError, Supervisor
 from stream.web.address import DEFAULT as ADDRESS
 from stream.web.process import serving
@@ -58,6 +58,9 @@ def run(
         typer.Option(metavar="[HOST:PORT]", help="Serve /metrics, /healthz and /readyz, which --view has too."),
     ] = None,
     record: Annotated[str | None, typer.Option(help="Keep frames and messages in this folder.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing: open the cameras, time the engine, say whether it keeps up.")
+    ] = False,
     report_to: Annotated[
         str | None,
         typer.Option("--report", help="Write the report: R.html a page, R.json figures; - is JSON on stdout."),
@@ -66,7 +69,7 @@ def run(
     """Turn live infrared video into tracked small targets, and say how late every answer is.
 
     Ends when its sources end, after --duration, or on Ctrl-C. Exits with 0, with 2 if something
-    given to it cannot be used, with 1 if it broke.
+    given to it cannot be used, with 1 if it broke, or would not keep up (--check).
     """
     console = Console(stderr=report_to == "-")
     given = {
@@ -91,6 +94,9 @@ def run(
             raise StreamError(f"--report {report_to}: a folder; a file is expected")
         if live is not None and not source:
             raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")
+        if check:
+            _check(checked, config, report_to, console)
+            return
         supervisor = Supervisor(checked, lambda _: None)
         console.print(f"starting {checked.model} (engine {checked.engine}) for {checked.publish.endpoint}", **PLAIN)
         try:
@@ -106,6 +112,24 @@ def run(
         _fail(str(error), BAD_INPUT)
     except PipelineError as error:
         _fail(str(error), BROKEN)
+
+
+def _check(config: Config, path: Path, report_to: str | None, console: Console) -> None:
+    """Check a configuration; exit with 2 if something of it cannot be used, with 1 if the machine would not keep up."""
+    if report_to and Path(report_to).suffix.lower() in PAGES:
+        raise StreamError(f"--report {report_to}: --check writes figures; a .json file, or -, is expected")
+    from stream.check import check, describe
+
+    console.print(f"{path}: {len(config.streams)} streams; looking for a few seconds", **PLAIN)
+    found = check(config)
+    for line in describe(found, config):
+        console.print(line, **PLAIN)
+    if report_to:
+        write_json(report_to, found.as_json())
+    if found.faults:
+        _fail("; ".join(found.faults), BAD_INPUT)
+    if not found.keeps_up:
+        _fail("this machine would not keep up", BROKEN)
 
 
 def _run_and_show(supervisor: Supervisor, console: Console) -> None:

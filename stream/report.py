@@ -121,15 +121,28 @@ def write_report(path: str, config: Config, books: Sequence[StreamBook]) -> None
         StreamError: if it cannot be written.
     """
     content = report(config, books)
-    if Path(path).suffix.lower() in PAGES:
-        from stream.report_page import report_page
+    if Path(path).suffix.lower() not in PAGES:
+        write_json(path, content)
+        return
+    from stream.report_page import report_page
 
-        text = report_page(config, books, content)
-    else:
-        text = json.dumps(content, indent=2) + "\n"
+    _write(path, report_page(config, books, content))
+
+
+def write_json(path: str, content: dict[str, Any]) -> None:
+    """Write figures as JSON to a file, or to standard output if ``path`` is ``-``.
+
+    Raises:
+        StreamError: if it cannot be written.
+    """
+    text = json.dumps(content, indent=2) + "\n"
     if path == "-":
         sys.stdout.write(text)
-        return
+    else:
+        _write(path, text)
+
+
+def _write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
