@@ -78,11 +78,16 @@ class Metrics(Collector):
         dropped = CounterMetricFamily(
             "irstream_dropped_frames", "Frames that did not, by reason.", labels=["stream", "reason"]
         )
+        restarts = CounterMetricFamily(
+            "irstream_restarts", "Workers of the stream's that were replaced, by reason.", labels=["stream", "reason"]
+        )
         health = GaugeMetricFamily("irstream_health", "1 for what the stream is.", labels=["stream", "health"])
         for name, status in self._status.items():
             frames.add_metric([name], status.frames)
             for reason, count in status.dropped.items():
                 dropped.add_metric([name, reason], count)
+            for reason, count in getattr(status, "restarts", {}).items():
+                restarts.add_metric([name, reason], count)
             for each in sorted({*HEALTHS, status.health}):
                 health.add_metric([name, each], float(status.health == each))
         tracks = GaugeMetricFamily("irstream_tracks", "Tracks in the last frame.", labels=["stream", "state"])
@@ -92,4 +97,4 @@ class Metrics(Collector):
             age.add_metric([name], now - heard)
             for state in STATES:
                 tracks.add_metric([name, state], sum(track.state == state for track in message.tracks))
-        yield from (frames, dropped, health, tracks, age)
+        yield from (frames, dropped, restarts, health, tracks, age)

@@ -70,7 +70,7 @@ def listen(option: str, text: str) -> Listener:
         listener.bind(address)
         listener.listen()
     except (ValueError, OSError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else str(error)) or str(error)
-        raise StreamError(f"{option} {text}: {reason[0].lower()}{reason[1:]}; choose another address") from None
+        reason = str(error.strerror).lower() + "; choose another" if isinstance(error, OSError) else str(error)
+        raise StreamError(f"{option} {text}: {reason}") from None
     local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
     return Listener(listener, None if local else os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(16))

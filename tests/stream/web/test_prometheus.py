@@ -1,0 +1,137 @@
+"""A real Prometheus scrapes the server and answers with what the pipeline said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+LIMIT_S = 60.0
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+@pytest.fixture
+def prometheus(view: Callable[..., Any], tmp_path: Path, unused_port: int) -> Iterator[str]:
+    """Scrape a server beyond loopback, which asks for its token; yield where Prometheus answers."""
+    program = shutil.which("prometheus")
+    if not program:
+        pytest.skip("no prometheus; Debian's package prometheus has one")
+    served = view(address="0.0.0.0:0", environment={"IRSTREAM_TOKEN": "a token of ours"})
+    port = served.url.partition("/?")[0].rpartition(":")[2]
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "250ms"},
+                "scrape_configs": [
+                    {
+                        "job_name": "irstream",
+                        "static_configs": [{"targets": [f"127.0.0.1:{port}"]}],
+                        "authorization": {"credentials": "a token of ours"},
+                    }
+                ],
+            }
+        )
+    )
+    process = subprocess.Popen(
+        [program, f"--config.file={config}", f"--storage.tsdb.path={tmp_path}/data",
+         f"--web.listen-address=127.0.0.1:{unused_port}", "--log.level=error"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield f"http://127.0.0.1:{unused_port}"
+    process.kill()
+    process.wait()
+
+
+def ask(prometheus: str, query: str) -> dict[tuple[str, ...], float]:
+    try:
+        answer = get(f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}")
+    except urllib.error.URLError:  # it starts
+        return {}
+    assert answer["status"] == "success", answer
+    return {
+        tuple(value for name, value in sorted(each["metric"].items()) if not name.startswith("__")): float(
+            each["value"][1]
+        )
+        for each in answer["data"]["result"]
+    }
+
+
+def wait_for(prometheus: str, query: str) -> dict[tuple[str, ...], float]:
+    end = time.monotonic() + LIMIT_S
+    while not (found := ask(prometheus, query)):
+        assert time.monotonic() < end, f"Prometheus never had {query}"
+        time.sleep(0.1)
+    return found
+
+
+def test_a_real_prometheus_takes_the_metrics_and_every_query_of_the_dashboard(prometheus: str, pipeline: Any) -> None:
+    pipeline.wait_for("status/")
+    pipeline.send(pipeline.status(frames=70, dropped={"superseded": 3}))
+    pipeline.wait_for("tracks/")
+    for _ in range(10):
+        pipeline.send(pipeline.tracks(late_ms=12))
+    assert wait_for(prometheus, "sum by (stream) (irstream_latency_seconds_count == 10)") == {("sky",): 10}
+    assert wait_for(prometheus, "sum by (reason) (irstream_dropped_frames_total)") == {("superseded",): 3}
+    assert wait_for(prometheus, "sum(irstream_frames_total)") == {(): 70}
+    slowest = wait_for(prometheus, "sum by (stream) (irstream_latency_seconds_sum) / 10")
+    assert slowest[("sky",)] == pytest.approx(0.012, abs=1e-4)
+    for panel in json.loads((ROOT / "configs" / "grafana.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            ask(prometheus, target["expr"].replace("$stream", ".*").replace("$__rate_interval", "10s"))  # it parses
+
+
+def test_health_and_readiness_follow_the_pipeline(view: Callable[..., Any], pipeline: Any) -> None:
+    """No token is asked for these two; ready is who has every stream's frames."""
+    base = view(address="0.0.0.0:0").url.partition("/?")[0].rpartition(":")[2]
+
+    def code(path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{base}{path}", timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return int(error.code)
+
+    def becomes(path: str, expected: int) -> None:
+        end = time.monotonic() + LIMIT_S
+        while code(path) != expected:
+            assert time.monotonic() < end, f"{path} never answered {expected}"
+            time.sleep(0.1)
+
+    assert (code("/healthz"), code("/readyz"), code("/metrics")) == (200, 503, 403)  # it waits for a pipeline
+    pipeline.wait_for("status/")
+    over = threading.Event()
+
+    def keep_saying(*messages: Any) -> threading.Thread:
+        def say() -> None:
+            while not over.wait(0.2):
+                pipeline.send(*messages)
+
+        thread = threading.Thread(target=say)
+        thread.start()
+        return thread
+
+    for streams, ready in (({"sky": "ok", "sea": "silent"}, 503), ({"sky": "ok", "sea": "ok"}, 200)):
+        over.clear()
+        saying = keep_saying(*(pipeline.status(name, health=health) for name, health in streams.items()))
+        becomes("/readyz", ready)
+        becomes("/healthz", 200)
+        over.set()
+        saying.join()
+    becomes("/healthz", 503)  # nothing is heard any more
+    becomes("/readyz", 503)
