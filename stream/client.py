@@ -45,7 +45,7 @@ class Subscription(Iterator[WireMessage]):
 
     Attributes:
         missed: frames whose message was published and did not come, by stream: numbers that were
-            skipped and that no message counts as dropped. Counted from ``tracks`` messages.
+            skipped and that no message that came counts as dropped. Counted from ``tracks`` messages.
 
     Raises:
         StreamError: if the endpoint or a key cannot be used; while iterating, if the publisher turns

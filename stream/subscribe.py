@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ except ModuleNotFoundError:  # the client alone goes without
     raise SystemExit(2) from None
 
 from stream import StreamError
-from stream.client import subscribe
+from stream.client import Subscription, subscribe
 from stream.messages import KINDS, DetectionsMessage, StatusMessage, TracksMessage, TruthMessage, WireMessage
 
 
@@ -49,6 +51,32 @@ def _line(message: WireMessage) -> str:
             )
 
 
+@dataclass
+class Tally:
+    """How many messages of tracks of a stream came, and how old they were: from capture until they came here.
+
+    Ages go by the clocks of both hosts, UTC.
+    """
+
+    messages: int = 0
+    sum_ms: float = 0.0
+    most_ms: float = 0.0
+
+    def add(self, message: TracksMessage, now_utc_ns: int) -> None:
+        """Count a message that came at ``now_utc_ns``."""
+        age_ms = (now_utc_ns - message.captured_utc_ns) / 1e6
+        self.messages, self.sum_ms, self.most_ms = self.messages + 1, self.sum_ms + age_ms, max(self.most_ms, age_ms)
+
+
+def _print_messages(messages: Subscription, tallies: dict[str, Tally], count: int | None, as_json: bool) -> None:
+    for number, message in enumerate(messages, 1):
+        if isinstance(message, TracksMessage):
+            tallies.setdefault(message.stream, Tally()).add(message, time.time_ns())
+        print(msgspec.json.encode(message).decode() if as_json else describe(message), flush=True)
+        if number == count:
+            break
+
+
 def main(
     endpoint: Annotated[str, typer.Argument(help="Where the pipeline publishes: tcp://HOST:PORT.", metavar="ENDPOINT")],
     kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}; repeatable.", metavar="KIND")] = None,
@@ -65,7 +93,8 @@ def main(
 ) -> None:
     """Print the messages of a running pipeline, one a line.
 
-    Waits for a pipeline that is not there yet, and for one that comes back. Exits with 0, or with 2 if
+    Waits for a pipeline that is not there yet, and for one that comes back. Ends with a line a stream on
+    standard error: messages that came and that were missed, and their age. Exits with 0, or with 2 if
     something given to it cannot be used or the publisher does not let it in.
     """
     kinds = tuple(kind or ["tracks"])
@@ -73,10 +102,14 @@ def main(
         if unknown := set(kinds) - set(KINDS):
             raise StreamError(f"--kind {unknown.pop()}: one of {', '.join(KINDS)} is expected")
         with subscribe(endpoint, kinds, stream, timeout, server_key, key) as messages:
-            for number, message in enumerate(messages, 1):
-                print(msgspec.json.encode(message).decode() if json else describe(message), flush=True)
-                if number == count:
-                    break
+            tallies: dict[str, Tally] = {}
+            try:
+                _print_messages(messages, tallies, count, json)
+            finally:
+                for name, tally in tallies.items():
+                    ages = f"age {tally.sum_ms / tally.messages:.1f} ms on average, {tally.most_ms:.1f} ms at most"
+                    said = f"{name}: {tally.messages} messages, {messages.missed[name]} missed; {ages}"
+                    print("".join(c if c.isprintable() else "?" for c in said), file=sys.stderr)
     except (StreamError, ValueError) as error:  # a message of another version is a ValueError
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
