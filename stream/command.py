@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from engine.contract import EngineError
 from stream import StreamError
 from stream.books import StreamBook
 from stream.config import Config, load_config, streams_of
-from stream.report import PAGES, latency_table, say_how_it_goes, streams_table, write_json, write_report
+from stream.log import ENDING, Log
+from stream.report import PAGES, streams_table, write_json, write_report
 from stream.supervisor import PipelineError, Supervisor
 from stream.web.address import DEFAULT as ADDRESS
 from stream.web.process import serving
@@ -24,7 +24,7 @@ from stream.web.process import serving
 DEFAULT = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SAY_EVERY_S = 5.0
 BAD_INPUT, BROKEN = 2, 1
-PLAIN: Any = {"highlight": False, "soft_wrap": True}
+Show = Callable[[Sequence[StreamBook]], None]
 
 
 def with_addresses(arguments: Sequence[str]) -> list[str]:
@@ -38,9 +38,12 @@ def with_addresses(arguments: Sequence[str]) -> list[str]:
 
 
 def run(
-    config: Annotated[Path, typer.Option(help="What to run, a YAML file.")] = DEFAULT,
+    config: Annotated[
+        Path, typer.Option(help="What to run, a YAML file.", metavar="FILE", show_default="configs/demo.yaml")
+    ] = DEFAULT,
     source: Annotated[
-        list[str] | None, typer.Option(help="A source instead of the file's streams; repeatable.")
+        list[str] | None,
+        typer.Option(help="A source instead of the file's streams; repeatable.", metavar="SOURCE"),
     ] = None,
     live: Annotated[
         bool | None, typer.Option("--live/--file", help="Pace --source files at their own rate, or drop nothing.")
@@ -65,13 +68,16 @@ def run(
         str | None,
         typer.Option("--report", help="Write the report: R.html a page, R.json figures; - is JSON on stdout."),
     ] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Say everything as JSON, one object a line.")] = False,
 ) -> None:
     """Turn live infrared video into tracked small targets, and say how late every answer is.
 
-    Ends when its sources end, after --duration, or on Ctrl-C. Exits with 0, with 2 if something
-    given to it cannot be used, with 1 if it broke, or would not keep up (--check).
+    Without options it runs two synthetic cameras. It ends when its sources
+    end, after --duration, or on Ctrl-C, and exits with 0; with 2 if something
+    given to it cannot be used; with 1 if it broke, or if the machine would not
+    keep up (--check).
     """
-    console = Console(stderr=report_to == "-")
+    log = Log(Console(stderr=report_to == "-"), log_json)
     given = {
         "model": model,
         "engine": engine,
@@ -95,67 +101,83 @@ def run(
         if live is not None and not source:
             raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")
         if check:
-            _check(checked, config, report_to, console)
+            _check(checked, config, report_to, log)
             return
         supervisor = Supervisor(checked, lambda _: None)
-        console.print(f"starting {checked.model} (engine {checked.engine}) for {checked.publish.endpoint}", **PLAIN)
+        to = checked.publish.endpoint
+        starting = f"starting {checked.model} (engine {checked.engine}) for {to}"
+        log.say("starting", starting, model=checked.model, engine=checked.engine, endpoint=to)
         try:
-            with serving(checked, lambda line: console.print(line, **PLAIN)):
-                _run_and_show(supervisor, console)
+            with serving(checked, lambda line: log.say("serving", line, line=line)):
+                _run_and_show(supervisor, log)
         finally:
             if any(book.published for book in supervisor.books):
-                console.print(streams_table(supervisor.books, final=True))
-                console.print(latency_table(supervisor.books))
+                log.end(checked, supervisor.books)
             if report_to:
                 write_report(report_to, checked, supervisor.books)
     except (StreamError, EngineError) as error:
-        _fail(str(error), BAD_INPUT)
+        log.fail(str(error))
+        raise typer.Exit(BAD_INPUT) from None
     except PipelineError as error:
-        _fail(str(error), BROKEN)
+        log.fail(str(error))
+        raise typer.Exit(BROKEN) from None
 
 
-def _check(config: Config, path: Path, report_to: str | None, console: Console) -> None:
+def _check(config: Config, path: Path, report_to: str | None, log: Log) -> None:
     """Check a configuration; exit with 2 if something of it cannot be used, with 1 if the machine would not keep up."""
     if report_to and Path(report_to).suffix.lower() in PAGES:
         raise StreamError(f"--report {report_to}: --check writes figures; a .json file, or -, is expected")
     from stream.check import check, describe
 
-    console.print(f"{path}: {len(config.streams)} streams; looking for a few seconds", **PLAIN)
+    looking = f"{path}: {len(config.streams)} streams; looking for a few seconds"
+    log.say("checking", looking, config=str(path), streams=len(config.streams))
     found = check(config)
     for line in describe(found, config):
-        console.print(line, **PLAIN)
+        log.say("check", line, line=line)
     if report_to:
         write_json(report_to, found.as_json())
     if found.faults:
-        _fail("; ".join(found.faults), BAD_INPUT)
+        log.fail("; ".join(found.faults))
+        raise typer.Exit(BAD_INPUT)
     if not found.keeps_up:
-        _fail("this machine would not keep up", BROKEN)
+        log.fail("this machine would not keep up")
+        raise typer.Exit(BROKEN)
 
 
-def _run_and_show(supervisor: Supervisor, console: Console) -> None:
-    if not console.is_terminal:
-        supervisor.show = _every(SAY_EVERY_S, lambda books: say_how_it_goes(console, books))
+def _run_and_show(supervisor: Supervisor, log: Log) -> None:
+    if log.as_json or not log.console.is_terminal:
+        say = _every(SAY_EVERY_S, log.progress)
+        supervisor.show = _answering(supervisor, log, say)
         supervisor.run()
         return
-    with Live(console=console, auto_refresh=False, transient=True) as view:
+    with Live(console=log.console, auto_refresh=False, transient=True) as view:
         supervisor.show = lambda books: view.update(
-            Group(streams_table(books), "Ctrl-C ends the run; nothing that was captured is lost."), refresh=True
+            Group(streams_table(books), ENDING if supervisor.interrupted else "Ctrl-C ends the run."), refresh=True
         )
         supervisor.run()
 
 
-def _every(seconds: float, act: Callable[[Sequence[StreamBook]], None]) -> Callable[[Sequence[StreamBook]], None]:
+def _answering(supervisor: Supervisor, log: Log, show: Show) -> Show:
+    """Return ``show``, which also answers the first Ctrl-C."""
+    answered = False
+
+    def both(books: Sequence[StreamBook]) -> None:
+        nonlocal answered
+        if supervisor.interrupted and not answered:
+            answered = True
+            log.say("ending", ENDING)
+        show(books)
+
+    return both
+
+
+def _every(seconds: float, act: Show) -> Show:
     due = time.monotonic() + seconds
 
     def maybe(books: Sequence[StreamBook]) -> None:
         nonlocal due
         if time.monotonic() >= due:
-            due += seconds
+            due = time.monotonic() + seconds
             act(books)
 
     return maybe
-
-
-def _fail(reason: str, code: int) -> None:
-    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
-    raise typer.Exit(code)

@@ -26,9 +26,10 @@ app = typer.Typer(
     no_args_is_help=True,
     help="""Make key pairs, and say whose client may listen to a publisher.
 
-    A publisher and each of its clients have a key pair of their own: NAME.key, which others may know, and
-    NAME.key_secret, which stays where it was made. The publisher has a folder of the clients that it lets in; a change
-    of it counts from the next client that connects.
+    A publisher and each of its clients have a key pair of their own: NAME.key,
+    which others may know, and NAME.key_secret, which stays where it was made.
+    The publisher has a folder of the clients that it lets in; a change of it
+    counts from the next client that connects.
     """,
 )
 

@@ -93,9 +93,10 @@ def main(
 ) -> None:
     """Print the messages of a running pipeline, one a line.
 
-    Waits for a pipeline that is not there yet, and for one that comes back. Ends with a line a stream on
-    standard error: messages that came and that were missed, and their age. Exits with 0, or with 2 if
-    something given to it cannot be used or the publisher does not let it in.
+    Waits for a pipeline that is not there yet, and for one that comes back.
+    Ends with a line a stream on standard error: messages that came, that were
+    missed, and their age. Exits with 0; with 2 if something given to it cannot
+    be used or the publisher does not let it in.
     """
     kinds = tuple(kind or ["tracks"])
     try:

@@ -1,0 +1,97 @@
+"""The command line: helps, hints, colours on a terminal alone, JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.test_run_pipeline import ROOT, Run
+
+ESCAPE = "\x1b["
+COMMANDS = {
+    "run_pipeline.py": [str(ROOT / "run_pipeline.py")],
+    **{name: ["-m", name] for name in ("stream.subscribe", "stream.keys", "stream.replay", "engine.bench")},
+}
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    plain = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "GITHUB_ACTIONS")}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env={**plain, "COLUMNS": "100"}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+def on_a_terminal(arguments: Sequence[str]) -> str:
+    """Return what a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=env, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 65_536):
+                said += part
+        except OSError:  # the terminal's other end is closed
+            pass
+    os.close(ours)
+    return said.decode()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_help_says_what_it_does_in_plain_text(name: str) -> None:
+    done = call(*COMMANDS[name], "--help")
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout.partition("Usage:")[2].splitlines()[0]
+    assert "--help" in done.stdout
+    assert ESCAPE not in done.stdout + done.stderr
+    assert str(ROOT) not in done.stdout.replace(str(Path.cwd()) + "/run", "")
+
+
+def test_colours_are_for_terminals() -> None:
+    assert ESCAPE in on_a_terminal([*COMMANDS["run_pipeline.py"], "--help"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("run_pipeline.py", ["--sorce", "x"], "--source"),
+        ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "--server-key"),
+        ("stream.subscribe", ["tcp://127.0.0.1:1", "--kind", "track"], "one of tracks, detections, truth, status"),
+        ("stream.subscribe", ["tcp://127.0.0.1:1", "--key", "x"], "only one was given"),
+        ("stream.keys", ["lst"], "Did you mean 'list'"),
+    ],
+)
+def test_a_wrong_flag_is_answered_with_the_right_one(name: str, arguments: list[str], says: str) -> None:
+    done = call(*COMMANDS[name], *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ESCAPE not in done.stderr
+
+
+def test_log_json_is_one_object_a_line_from_start_to_end() -> None:
+    started = Run("--source", "scene:?frames=30&width=64&height=64", "--file", "--log-json")
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [lines[0]["event"], lines[-1]["event"]] == ["starting", "ended"]
+    assert lines[0]["endpoint"] == started.endpoint
+    assert lines[-1]["streams"][0]["published"] == 30
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+
+
+def test_log_json_holds_for_what_is_wrong_too() -> None:
+    done = call(*COMMANDS["run_pipeline.py"], "--log-json", "--source", "gone.mp4")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    said = json.loads(line)
+    assert (said["level"], said["event"]) == ("error", "failed")
+    assert said["reason"].startswith("gone.mp4: no such file")
