@@ -153,15 +153,18 @@ def check_name(name: str) -> None:
 
 
 class AllowedClients:
-    """Asked by pyzmq's authenticator about every client that connects; a change of the folder counts from the next."""
+    """Asked by pyzmq's authenticator about every client that connects; a change of the folder counts from the next.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Whoever has the publisher's own key, as its live view has, is let in too.
+    """
+
+    def __init__(self, folder: Path, own: bytes) -> None:
+        self._folder, self._own = folder, own
 
     def callback(self, _domain: str, key: bytes) -> bool:
         """Tell whether a client with this public key is let in; a list that cannot be read lets nobody in."""
         try:
-            return key in allowed(self._folder).values()
+            return key == self._own or key in allowed(self._folder).values()
         except (KeyFileError, OSError):
             return False
 

@@ -60,7 +60,7 @@ class Publisher:
         self._gate: ThreadAuthenticator | None = None
         try:
             if curve and pair:
-                self._gate = _let_in_only(self._context, curve.clients)
+                self._gate = _let_in_only(self._context, curve.clients, pair.public)
                 self._socket.curve_server = True
                 self._socket.curve_publickey, self._socket.curve_secretkey = pair.public, pair.secret
             self._socket.bind(endpoint)
@@ -109,13 +109,13 @@ class Publisher:
         self._context.term()
 
 
-def _let_in_only(context: zmq.Context[zmq.Socket[bytes]], clients: Path) -> ThreadAuthenticator:
+def _let_in_only(context: zmq.Context[zmq.Socket[bytes]], clients: Path, own: bytes) -> ThreadAuthenticator:
     """Start the thread that ZeroMQ asks about every client; it must be there before the socket is bound."""
     from zmq.auth.thread import ThreadAuthenticator
 
     gate = ThreadAuthenticator(context)
     gate.start()
-    gate.configure_curve_callback("*", AllowedClients(clients))
+    gate.configure_curve_callback("*", AllowedClients(clients, own))
     return gate
 
 

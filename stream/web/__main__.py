@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
+from stream.curve import read_pair, read_public
 from stream.web.address import DEFAULT, listen
-from stream.web.feed import check_endpoint
+from stream.web.feed import Keys, check_endpoint
 from stream.web.server import serve
 
 
 def main(
-    connect: Annotated[str, typer.Option(help="Where the pipeline publishes.")] = DEFAULT_ENDPOINT,
-    view: Annotated[str, typer.Option(help="Where to serve the page, as HOST:PORT.")] = DEFAULT,
+    connect: Annotated[str, typer.Option(help="Where the pipeline publishes.", metavar="ENDPOINT")] = DEFAULT_ENDPOINT,
+    view: Annotated[str, typer.Option(help="Where to serve the page.", metavar="HOST:PORT")] = DEFAULT,
+    server_key: Annotated[
+        str | None, typer.Option(help="The publisher's public key, NAME.key or its 40 characters.", metavar="KEY")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Your secret key, NAME.key_secret; goes with --server-key.", metavar="FILE")
+    ] = None,
 ) -> None:
     """Show a running pipeline in a browser, with /metrics for Prometheus; waits for one that does not run yet.
 
@@ -24,13 +32,16 @@ def main(
     loopback it asks for a token, a random one or that of IRSTREAM_TOKEN.
     """
     try:
+        if (server_key is None) != (key is None):
+            raise StreamError("--server-key and --key go together; only one was given")
+        keys = Keys(read_public(server_key), read_pair(key)) if server_key and key else None
         check_endpoint(connect)
         listener = listen("--view", view)
     except StreamError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     print(f"live view of {connect}: {listener.url}", flush=True)
-    serve(connect, [listener], [])
+    serve(connect, keys, [listener], [])
 
 
 if __name__ == "__main__":

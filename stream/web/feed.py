@@ -15,8 +15,9 @@ import zmq.asyncio
 from numpy.typing import NDArray
 
 from stream import StreamError
+from stream.curve import KeyPair
 from stream.frame import STAGES
-from stream.messages import StatusMessage, TracksMessage, decode
+from stream.messages import MAX_MESSAGE_BYTES, StatusMessage, TracksMessage, decode
 from stream.metrics import Metrics
 from stream.ring import RingReader
 from stream.web.pictures import Layer, Picture
@@ -27,6 +28,14 @@ FORGET_S = 30.0  # streams that a pipeline which came back no longer has
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The pipeline's public key, and a pair that it lets in."""
+
+    server: bytes
+    own: KeyPair
 
 
 @dataclass
@@ -152,12 +161,15 @@ class Feed:
 
     Args:
         endpoint: where the pipeline publishes.
+        keys: where the pipeline asks for them.
         metrics: what counts it.
         frame: called with a stream that has a new frame.
     """
 
-    def __init__(self, endpoint: str, metrics: Metrics, frame: Callable[[StreamState], None]) -> None:
-        self.endpoint, self.metrics, self.frame = endpoint, metrics, frame
+    def __init__(
+        self, endpoint: str, keys: Keys | None, metrics: Metrics, frame: Callable[[StreamState], None]
+    ) -> None:
+        self.endpoint, self.keys, self.metrics, self.frame = endpoint, keys, metrics, frame
         self.streams: dict[str, StreamState] = {}
         self.started = time.monotonic()
         self._refused: set[str] = set()
@@ -169,6 +181,10 @@ class Feed:
         socket.setsockopt(zmq.RCVBUF, BUFFER_BYTES)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        if self.keys:
+            socket.curve_serverkey = self.keys.server
+            socket.curve_publickey, socket.curve_secretkey = self.keys.own.public, self.keys.own.secret
         try:
             socket.connect(self.endpoint)
             # Tracks only once the run has begun: `--wait-for` counts those who wait for them, and we are not meant.

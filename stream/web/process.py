@@ -12,11 +12,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from stream.config import Config
+from stream.curve import read_pair
 from stream.web.address import Listener, listen
-from stream.web.feed import connectable
+from stream.web.feed import Keys, connectable
 from stream.workers import work
 
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a server that died is started again; doubled each time
+
+Arguments = tuple[str, Keys | None, list[Listener], list[Listener]]
 
 _context = multiprocessing.get_context("spawn")
 
@@ -40,9 +43,11 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     if not pages and not metrics:
         yield
         return
+    pair = read_pair(config.publish.key) if config.publish.key else None  # the publisher's own: it lets itself in
+    keys = Keys(pair.public, pair) if pair else None
     over, end = _context.Pipe(duplex=False)
     keeper = threading.Thread(
-        target=_keep, args=(over, (connectable(config.publish.endpoint), pages, metrics)), name="web", daemon=True
+        target=_keep, args=(over, (connectable(config.publish.endpoint), keys, pages, metrics)), name="web", daemon=True
     )
     keeper.start()
     try:
@@ -54,7 +59,7 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
             listener.socket.close()
 
 
-def _keep(over: Connection, arguments: tuple[str, list[Listener], list[Listener]]) -> None:
+def _keep(over: Connection, arguments: Arguments) -> None:
     """Run the server; start it again if it dies, until the run is over."""
     resource_tracker.ensure_running()  # starting it would unblock the signals again
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # this thread's, and so the server's
@@ -70,12 +75,14 @@ def _keep(over: Connection, arguments: tuple[str, list[Listener], list[Listener]
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _main(supervisor: int, arguments: tuple[str, list[Listener], list[Listener]]) -> None:
+def _main(supervisor: int, arguments: Arguments) -> None:
     _, reports = _context.Pipe(duplex=False)  # it reports to nobody: its end is nobody's end
     work(_serve, "web", reports, supervisor, arguments)
 
 
-def _serve(endpoint: str, pages: list[Listener], metrics: list[Listener], _reports: Connection) -> None:
+def _serve(
+    endpoint: str, keys: Keys | None, pages: list[Listener], metrics: list[Listener], _reports: Connection
+) -> None:
     from stream.web.server import serve  # its libraries are the server's alone
 
-    serve(endpoint, pages, metrics)
+    serve(endpoint, keys, pages, metrics)

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stream.metrics import Metrics
 from stream.web.address import Listener
-from stream.web.feed import Feed, StreamState
+from stream.web.feed import Feed, Keys, StreamState
 from stream.web.guard import Guard
 from stream.web.viewer import Viewer
 
@@ -38,11 +38,12 @@ class Server:
 
     Args:
         endpoint: where the pipeline publishes.
+        keys: where it asks for them.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: Keys | None) -> None:
         self.metrics = Metrics()
-        self.feed = Feed(endpoint, self.metrics, self._frame)
+        self.feed = Feed(endpoint, keys, self.metrics, self._frame)
         self.viewers: set[Viewer] = set()
 
     def app(self, page: bool) -> ASGIApp:
@@ -117,21 +118,21 @@ class Server:
             sending.cancel()
 
 
-def serve(endpoint: str, pages: Sequence[Listener], metrics: Sequence[Listener]) -> None:
+def serve(endpoint: str, keys: Keys | None, pages: Sequence[Listener], metrics: Sequence[Listener]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         endpoint: where the pipeline publishes.
+        keys: where it asks for them.
         pages: where to serve the live view, the metrics and the health.
         metrics: where to serve the metrics and the health alone.
     """
     cv2.setNumThreads(1)
     os.nice(LOWER_PRIORITY)
-    asyncio.run(_serve(endpoint, [(each, True) for each in pages] + [(each, False) for each in metrics]))
+    asyncio.run(_serve(Server(endpoint, keys), [(each, True) for each in pages] + [(each, False) for each in metrics]))
 
 
-async def _serve(endpoint: str, listeners: Sequence[tuple[Listener, bool]]) -> None:
-    server = Server(endpoint)
+async def _serve(server: Server, listeners: Sequence[tuple[Listener, bool]]) -> None:
     running = asyncio.create_task(server.run())
     try:
         await asyncio.gather(*(_web(server.app(page), listener) for listener, page in listeners))

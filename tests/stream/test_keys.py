@@ -132,10 +132,11 @@ def test_keys_for_a_publisher_without_are_said(endpoint: str, keys: Path, publis
 def test_a_list_that_cannot_be_read_lets_nobody_in(keys: Path) -> None:
     """Not even those whose keys in it are good."""
     alice = read_public(str(keys / "alice.key"))
-    assert AllowedClients(keys / "clients").callback("", alice)
+    assert AllowedClients(keys / "clients", b"the publisher").callback("", alice)
     (keys / "clients" / "broken.key").write_text("?")
-    assert not AllowedClients(keys / "clients").callback("", alice)
-    assert not AllowedClients(keys / "gone").callback("", alice)
+    assert not AllowedClients(keys / "clients", b"the publisher").callback("", alice)
+    assert not AllowedClients(keys / "gone", b"the publisher").callback("", alice)
+    assert AllowedClients(keys / "gone", b"the publisher").callback("", b"the publisher")  # its own view
 
 
 @pytest.mark.parametrize(
