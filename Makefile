@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEBIAN := libsrt1.5-gnutls libaravis-0.8-0 aravis-tools python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly chromium prometheus
 
-.PHONY: debian-packages setup setup-dev demo test lint clean
+.PHONY: debian-packages setup setup-dev demo test lint docs clean
 
 setup: $(VENV)/.base
 
@@ -30,6 +30,10 @@ $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 debian-packages:
 	@echo $(DEBIAN)
 
@@ -43,6 +47,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build *.egg-info
