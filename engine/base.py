@@ -56,8 +56,8 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
 
     Args:
         model: a shipped model's name, or the path of an .onnx file that keeps the contract.
-        device: ``auto`` (the fastest that works here), or one of ``ENGINES``; ``null`` runs no model and
-            answers with targets that are not there, to measure the rest: see ``engine/null_engine.py``.
+        device: ``auto`` (the fastest that works here), one of ``ENGINES``, or ``openvino:bf16``; ``null`` runs no
+            model and answers with targets that are not there, to measure the rest: see ``engine/null_engine.py``.
         bits: the depth of the frames, 8 or 16.
         threads: CPU threads to use; None leaves it to the backend.
 
@@ -66,7 +66,7 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
         EngineError: if the device is unknown or does not work here.
     """
     null = device.partition(":")[0] == "null"
-    if device not in ("auto", *ENGINES) and not null:
+    if device not in ("auto", *ENGINES, "openvino:bf16") and not null:
         raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads: at least 1 is expected")
@@ -85,7 +85,7 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
         return OnnxRuntimeEngine(content, info, threads)
     from engine.openvino_engine import OpenVinoEngine
 
-    return OpenVinoEngine(content, info, threads)
+    return OpenVinoEngine(content, info, threads, "bf16" if device == "openvino:bf16" else "f32")
 
 
 def check_input(info: ModelInfo, frames: Frames, window: NDArray[np.float32]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
 import numpy as np
 import onnx
 import openvino
@@ -9,35 +13,52 @@ from numpy.typing import NDArray
 
 from engine.base import Frames, blank_input, check_input, one_line
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
-from engine.openvino_graph import find_parts, rewrite
+from engine.openvino_graph import find_parts, find_wide, rewrite
 
 MAX_SHAPES = 16  # compiled shapes kept; a compiled K=6 takes some 100 MiB
+Precision = Literal["f32", "bf16"]
+_BARE = "/WithoutBiases"  # OpenVINO splits a convolution: this is its name without the bias
 
 
 class OpenVinoEngine:
-    """A model rewritten and compiled by OpenVINO for each size of frame it meets, in float32; frames run one by one.
+    """A model rewritten and compiled by OpenVINO for each size of frame it meets.
+
+    One frame is given all cores; of a batch, every core has a frame of its own.
+
+    Args:
+        content: an ONNX file's.
+        info: what it says of itself.
+        threads: CPU threads; None is one a core.
+        precision: ``f32`` or, of the wide convolutions alone, ``bf16``.
 
     Raises:
-        EngineError: if OpenVINO does not take the model.
+        EngineError: if OpenVINO does not take the model, or the model or the processor has nothing to do in bf16.
     """
 
     name = "openvino"
     best_batch = 1
 
-    def __init__(self, content: bytes, info: ModelInfo, threads: int | None) -> None:
+    def __init__(self, content: bytes, info: ModelInfo, threads: int | None, precision: Precision = "f32") -> None:
         self.info = info
         self._core = openvino.Core()
+        self._lanes = threads or len(os.sched_getaffinity(0))
         self._config: dict[str, object] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             # A pinned thread waits whenever another process has its core, and the rest wait for it.
             "ENABLE_CPU_PINNING": False,
         }
         if threads:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._content = content
-        self._parts = find_parts(onnx.load_from_string(content).graph)
-        self._requests: dict[tuple[int, ...], openvino.InferRequest] = {}
+        graph = onnx.load_from_string(content).graph
+        self._parts = find_parts(graph)
+        self._wide = find_wide(graph) if precision == "bf16" else None
+        if self._wide is not None:
+            if "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+                raise EngineError("openvino:bf16: this processor has no bf16 (AVX-512 BF16, AMX); openvino is f32")
+            if not self._wide:
+                raise EngineError(f"{info.name}: no convolution is wide enough for bf16; openvino runs it in f32")
+        self._requests: dict[tuple[int, ...], list[openvino.InferRequest]] = {}
         try:
             self._core.read_model(content)
         except Exception as error:
@@ -48,27 +69,76 @@ class OpenVinoEngine:
 
     def infer(self, frames: Frames, window: NDArray[np.float32]) -> NDArray[np.uint8]:
         check_input(self.info, frames, window)
+        targets = np.empty((len(frames), *frames.shape[1:4]), np.uint8)
         try:
-            request = self._request((1, *frames.shape[1:]))
-            targets = np.empty((len(frames), *frames.shape[1:4]), np.uint8)
-            for i in range(len(frames)):
-                one = {FRAMES: np.ascontiguousarray(frames[i : i + 1]), WINDOW: np.ascontiguousarray(window[i : i + 1])}
-                request.infer(one, share_inputs=True)
-                targets[i] = request.get_output_tensor(0).data[0]
+            requests = self._requests_for(frames.shape[1:], min(len(frames), self._lanes))
+            for first in range(0, len(frames), len(requests)):
+                running = list(zip(range(first, len(frames)), requests, strict=False))
+                for i, request in running:
+                    one = {FRAMES: frames[i : i + 1], WINDOW: window[i : i + 1]}
+                    request.start_async(
+                        {name: np.ascontiguousarray(part) for name, part in one.items()}, share_inputs=True
+                    )
+                for i, request in running:
+                    request.wait()
+                    targets[i] = request.get_output_tensor(0).data[0]
             return targets
+        except EngineError:
+            raise
         except RuntimeError as error:
             said = f"frames of {list(frames.shape)} ({one_line(error)})"
             raise EngineError(f"{self.info.name}: OpenVINO fails on {said}") from None
 
-    def _request(self, shape: tuple[int, ...]) -> openvino.InferRequest:
-        # A fixed shape compiles to code about twice as fast as a dynamic one.
-        request = self._requests.pop(shape, None)
-        if request is None:
+    def _requests_for(self, shape: tuple[int, ...], lanes: int) -> list[openvino.InferRequest]:
+        """Return as many requests for one frame of a shape as run beside one another."""
+        key = (lanes, *shape)
+        requests = self._requests.pop(key, None)
+        if requests is None:
+            # A fixed shape compiles to code about twice as fast as a dynamic one.
             model = self._core.read_model(self._content)
-            model.reshape({FRAMES: list(shape), WINDOW: [1, 2]})
+            model.reshape({FRAMES: [1, *shape], WINDOW: [1, 2]})
             rewrite(model, self._parts)
+            if self._wide is not None:
+                keep_f32(model, self._wide)
             while len(self._requests) >= MAX_SHAPES:
                 self._requests.pop(next(iter(self._requests)))
-            request = self._core.compile_model(model, "CPU", self._config).create_infer_request()
-        self._requests[shape] = request  # the last used is the last to go
-        return request
+            compiled = self._core.compile_model(model, "CPU", {**self._config, "NUM_STREAMS": lanes})
+            if self._wide is not None:
+                check_bf16(_steps(compiled), self._wide)
+            requests = [compiled.create_infer_request() for _ in range(lanes)]
+        self._requests[key] = requests  # the last used is the last to go
+        return requests
+
+
+def keep_f32(model: openvino.Model, wide: set[str]) -> None:
+    """Mark every operation but those that ``wide`` names as one to compute in f32."""
+    for node in model.get_ordered_ops():
+        if node.get_friendly_name().removesuffix(_BARE) not in wide:
+            node.get_rt_info()["precise_0"] = ""
+
+
+def check_bf16(steps: Iterable[tuple[str, str, list[str]]], wide: set[str]) -> None:
+    """Refuse a compiled model that computes more in bf16 than what ``wide`` names: the marks of an OpenVINO may change.
+
+    Args:
+        steps: kind, precision and original operations of what the compiled model executes.
+        wide: names of operations.
+
+    Raises:
+        EngineError: naming the first step that should have stayed f32.
+    """
+    for kind, precision, names in steps:
+        if (
+            precision == "bf16"
+            and kind not in ("Reorder", "Convert")
+            and not {n.removesuffix(_BARE) for n in names} <= wide
+        ):
+            raise EngineError(
+                f"openvino:bf16: this OpenVINO computes {', '.join(names)} in bf16 too; openvino runs in f32"
+            )
+
+
+def _steps(compiled: openvino.CompiledModel) -> Iterator[tuple[str, str, list[str]]]:
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        said = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+        yield said["layerType"], said["runtimePrecision"], said["originalLayersNames"].split(",")

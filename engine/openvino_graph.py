@@ -117,6 +117,17 @@ def find_parts(graph: onnx.GraphProto) -> list[Thin | Head]:
     return parts
 
 
+def find_wide(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the convolutions wide enough for bf16, and of their ReLUs."""
+    seen = _Graph(graph)
+    wide: set[str] = set()
+    for node in graph.node:
+        if (conv := seen.conv(node)) and min(conv[0].shape[:2]) >= 2 * LANES and conv[0].shape[2] == 3:
+            relu = seen.after(node, "Relu")
+            wide |= {node.name, relu.name} if relu else {node.name}
+    return wide
+
+
 def _head(seen: _Graph, node: onnx.NodeProto) -> Head | None:
     """Return the head whose attention begins with ``node``, a mean over the frame."""
     if node.op_type != "ReduceMean" or len(node.input) != 2:

@@ -5,7 +5,7 @@ import pytest
 
 from engine.base import ENGINES, load_engine
 from engine.contract import EngineError
-from engine.openvino_engine import MAX_SHAPES
+from engine.openvino_engine import MAX_SHAPES, check_bf16
 
 
 def expected(pixels, window):
@@ -123,6 +123,34 @@ def test_what_cannot_be_loaded_is_said(why, wanted, said, tiny_model):
 def test_auto_is_the_fastest_on_a_cpu(tiny_model):
     """Without a GPU, auto is OpenVINO."""
     assert load_engine(str(tiny_model())).name == "openvino"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_batch_is_shared_out_in_its_order(threads, tiny_model):
+    """Each frame of a batch has its own answer, however many run beside one another."""
+    engine = load_engine(str(tiny_model()), "openvino", threads=threads)
+    frames = np.arange(7, dtype=np.uint8)[:, None, None, None] + np.zeros((7, 1, 6, 8), np.uint8)
+    window = np.array([[0, 255]] * 7, np.float32)
+    assert np.array_equal(engine.infer(frames, window), frames)
+
+
+def test_bf16_where_the_processor_has_it(tiny_model):
+    """Without bf16 in the processor it is refused; with it, a model that has no wide convolution is."""
+    with pytest.raises(EngineError, match=r"this processor has no bf16|tiny: no convolution is wide enough"):
+        load_engine(str(tiny_model()), "openvino:bf16")
+
+
+def test_bf16_is_for_what_is_wide_alone():
+    """Steps made of wide operations and changes of layout may be bf16; anything else that is ends it in one line."""
+    wide = {"conv", "relu"}
+    fine = [
+        ("Convolution", "bf16", ["conv/WithoutBiases", "relu"]),
+        ("Reorder", "bf16", ["x"]),
+        ("Add", "f32", ["sum"]),
+    ]
+    check_bf16(fine, wide)
+    with pytest.raises(EngineError, match=r"computes sum in bf16 too"):
+        check_bf16([*fine, ("Add", "bf16", ["sum"])], wide)
 
 
 @pytest.mark.parametrize("name", ENGINES)

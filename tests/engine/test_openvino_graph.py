@@ -6,7 +6,7 @@ import pytest
 
 from engine.base import load_engine
 from engine.contract import MODELS, read_model
-from engine.openvino_graph import Head, Thin, find_parts
+from engine.openvino_graph import Head, Thin, find_parts, find_wide
 
 SHIPPED = MODELS / "rpcanet_plus_k1.onnx"
 
@@ -114,3 +114,8 @@ def test_a_model_of_no_known_part_runs_as_it_is(tiny_model):
     engine = load_engine(str(tiny_model()), "openvino")
     assert engine._parts == []
     assert engine.infer(np.full((1, 1, 4, 4), 9, np.uint8), np.array([[0, 255]], np.float32)).max() == 9
+
+
+def test_one_stage_has_nothing_wide():
+    """At K = 1 no convolution has 16 channels both in and out: there is no bf16 to be had."""
+    assert find_wide(read_model(SHIPPED)[0].graph) == set()
