@@ -71,13 +71,14 @@ def read_pair(path: Path) -> KeyPair:
     """Return the key pair of a secret file.
 
     Raises:
-        KeyFileError: if it cannot be read, is none, or others than its owner may read it.
+        KeyFileError: if it cannot be read, is none, or others than its owner and group may read it.
     """
     public, secret = _read(path)
     if secret is None:
         raise KeyFileError(f"{path}: holds no secret key; the file NAME.key_secret is expected")
-    if mode := path.stat().st_mode & 0o077:
-        raise KeyFileError(f"{path}: others may read this secret key (mode {mode | 0o600:o}); chmod 600 it")
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o027:  # a service's own group may read it
+        raise KeyFileError(f"{path}: others may read or change this secret key (mode {mode:o}); chmod 600 it")
     if zmq.curve_public(secret) != public:
         raise KeyFileError(f"{path}: its two keys are not a pair")
     return KeyPair(public, secret)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -153,6 +154,26 @@ def test_a_subscriber_cannot_send_much_to_the_publisher(endpoint: str) -> None:
     loud.close(linger=0)
     context.term()
     publisher.close()
+
+
+@pytest.mark.parametrize("page", ["README.md", "client/README.md", "docs/wire.md"])
+def test_the_examples_of_the_documentation_run(page: str, endpoint: str) -> None:
+    """Each that listens in Python, as it is printed but for the port, prints something of the first message."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    examples = [block for block in blocks if "tcp://127.0.0.1:5560" in block]
+    assert examples
+    payload = (ROOT / "tests/golden/tracks.msgpack").read_bytes()
+    for example in examples:
+        publisher = Publisher(endpoint, lossless=True)
+        command = [sys.executable, "-u", "-c", example.replace("tcp://127.0.0.1:5560", endpoint)]
+        with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE) as client:
+            publisher.wait_for(1)
+            publisher.send("tracks/north-gate", payload)
+            assert client.stdout is not None
+            line = client.stdout.readline()
+            client.kill()
+        publisher.close()
+        assert "north-gate" in line
 
 
 @pytest.fixture(scope="module")

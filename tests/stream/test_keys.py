@@ -238,7 +238,7 @@ def _text(text: str) -> Callable[[Path], Path]:
         (lambda folder: folder / "gone", "no such file"),
         (lambda folder: folder / "alice.key", "no secret key"),
         (lambda folder: folder, "not a file"),
-        (_others_can_read, "others may read this secret key .mode 644.; chmod 600"),
+        (_others_can_read, "others may read or change this secret key .mode 644.; chmod 600"),
         (_not_a_pair, "not a pair"),
         (_large, "1000000 bytes; no key is that large"),
         (_fifo, "not a file"),
@@ -254,6 +254,11 @@ def test_a_key_that_cannot_be_used_is_named(keys: Path, make: Callable[[Path], P
     with pytest.raises(KeyFileError, match=says) as caught:
         read_pair(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_service_may_share_its_key_with_its_group(keys: Path) -> None:
+    (keys / "alice.key_secret").chmod(0o640)
+    assert read_pair(keys / "alice.key_secret").public == read_public(str(keys / "alice.key"))
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 65])
