@@ -128,7 +128,10 @@ function drawTrack(context, track, tail, place, scale, look, chosen) {
   context.stroke();
   context.setLineDash([]);
   context.globalAlpha = 1;
-  if (look.labels && track.state !== "tentative") label(context, `${track.id}`, x + half + 4 * devicePixelRatio, y - half, colour, chosen);
+  if (look.labels && track.state !== "tentative") {
+    const below = track.vx * track.vy < 0; // what lies ahead or behind takes the upper right corner
+    label(context, `${track.id}`, x + half + 4 * devicePixelRatio, y + (below ? half : -half), colour, chosen);
+  }
 }
 
 function label(context, text, x, y, colour, chosen) {

@@ -89,6 +89,7 @@ async function receive(data) {
 function draw(each) {
   each.dirty = false;
   if (!each.shown || !each.tile.root.isConnected) return;
+  if (each.name === view.one && !each.tails.byId.has(look.chosen)) look.chosen = null; // long gone
   drawFrame(each.tile.canvas, each.shown, each.tails, { ...look, chosen: each.name === view.one ? look.chosen : null });
   if (each.name === view.one) {
     listTracks(each);
@@ -267,7 +268,7 @@ function listTracks(each) {
   const sure = tracks.filter((track) => track.state !== "tentative").length;
   $("tracks-title").textContent = `${sure} of frame ${each.shown.frame.seq}`;
   $("zoom").hidden = look.chosen === null;
-  $("zoom-title").textContent = look.chosen === null ? "choose a track: n, or a row below" : `track ${look.chosen}${tracks.some((track) => track.id === look.chosen) ? "" : ", lost"}`;
+  $("zoom-title").textContent = look.chosen === null ? "choose a track: n, or a row below" : `track ${look.chosen}${tracks.some((track) => track.id === look.chosen) ? "" : ", gone"}`;
   $("tracks").tBodies[0].replaceChildren(...(tracks.length ? tracks.map((track) => {
     const made = row(track.id, element("span", track.state, track.state), track.x.toFixed(1), track.y.toFixed(1), Math.hypot(track.vx, track.vy).toFixed(1), track.score.toFixed(1), track.age);
     made.setAttribute("aria-selected", track.id === look.chosen);
