@@ -21,7 +21,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.base: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "installing the pipeline into $(VENV), some 300 MB; a minute or two ..."
+	@echo "installing the pipeline into $(VENV), some 850 MB on disk; a minute or two ..."
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 

@@ -15,6 +15,10 @@ def main() -> None:
         sys.argv[1:] = with_addresses(sys.argv[1:])
 
         typer.run(run)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"error: {error.name} is not installed here; after make setup: .venv/bin/python run_pipeline.py"
+        ) from None
     except KeyboardInterrupt:  # while importing; once it runs, the supervisor takes it
         raise SystemExit(130) from None
 

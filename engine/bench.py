@@ -24,6 +24,7 @@ from engine.limits import Gemm, Reference, work_of
 
 TURN_S = 0.2  # an engine's turn, before the next one has it
 LEAST_RUNS = 5
+MAX_SIDE, MAX_BATCH = 8192, 256
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,15 @@ def bench(
 
 def table_of(timings: list[Timing]) -> Table:
     """Return the timings as a table to print."""
-    table = Table(padding=0)
+    models = ", ".join(dict.fromkeys(t.model for t in timings))
+    table = Table(title=f"{models}, one run", title_justify="left", padding=0)
     table.add_column("engine", no_wrap=True)
-    table.add_column("model", overflow="fold")
     for name in ("size", "batch", "median ms", "p99 ms", "frames/s", "ratio", "GFLOP/s", "of GEMM", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     for t in timings:
         figures = (f"{t.median_ms:.2f}", f"{t.p99_ms:.2f}", f"{t.frames_per_s:.1f}", f"{t.ratio:.2f}")
         yardsticks = (f"{t.gflop_per_s:.1f}", f"{100 * t.limit_fraction:.0f} %", f"{t.megabytes_moved:.0f}")
-        table.add_row(t.engine, t.model, t.size, str(t.batch), *figures, *yardsticks)
+        table.add_row(t.engine, t.size, str(t.batch), *figures, *yardsticks)
     return table
 
 
@@ -190,6 +191,10 @@ def main(
         sizes = [_size(part) for part in size.split(",")]
         batches = [_whole(part) for part in batch.split(",")]
         names = [name.strip() for name in engine.split(",")]
+        if json_path and json_path != "-" and not Path(json_path).parent.is_dir():
+            raise EngineError(f"--json {json_path}: its folder does not exist")
+        if json_path and Path(json_path).is_dir():
+            raise EngineError(f"--json {json_path}: a folder; a file to write is expected")
         timings = bench(model, names, sizes, batches, seconds, threads, reference)
         if json_path:
             figures = json.dumps({"results": [asdict(timing) for timing in timings]}, indent=2)
@@ -209,14 +214,14 @@ def main(
 
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", text.strip())
-    if not match:
-        raise EngineError(f"--size {text!r}: WIDTHxHEIGHT in pixels is expected, such as 320x256")
+    if not match or max(map(len, match.groups())) > 4 or max(map(int, match.groups())) > MAX_SIDE:
+        raise EngineError(f"--size {text!r}: WIDTHxHEIGHT in pixels, at most {MAX_SIDE} each, such as 320x256")
     return int(match[1]), int(match[2])
 
 
 def _whole(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise EngineError(f"--batch {text!r}: a whole number from 1 is expected")
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text) or not 1 <= int(text) <= MAX_BATCH:
+        raise EngineError(f"--batch {text!r}: a whole number from 1 to {MAX_BATCH} is expected")
     return int(text)
 
 

@@ -92,6 +92,13 @@ class PublishConfig(_Strict):
     def _not_exposed(self) -> PublishConfig:
         if (self.key is None) != (self.clients is None):
             raise ValueError("key and clients go together; only one is there")
+        port = self.endpoint.rpartition(":")[2]  # ZeroMQ takes a larger one modulo 65536
+        if (
+            self.endpoint.startswith("tcp://")
+            and port != "*"
+            and not (port.isdecimal() and 1 <= int(port[:9]) <= 65535)
+        ):
+            raise ValueError(f"{self.endpoint}: tcp://HOST:PORT with a port of 1 to 65535 is expected")
         check_exposure(self.endpoint, self.curve is not None, self.insecure)
         return self
 

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.contract import EngineError
 from stream import StreamError
@@ -120,7 +120,7 @@ def evaluate_scenes(seeds: range, seconds: float, run: Runner) -> dict[str, Trac
 
 def clips_table(title: str, scores: dict[str, ClipScore], total: ClipScore | None) -> Table:
     """Return a line a clip or tracker, and one for all."""
-    table = Table("", *(name.replace("_", " ") for name in COLUMNS), title=title)
+    table = Table(Column("", overflow="fold"), *(name.replace("_", " ") for name in COLUMNS), title=title)
     for name, score in [*scores.items(), *([("all", total)] if total else [])]:
         report = score.report()
         cells = [(report[key], form) for key, form in COLUMNS.items()]

@@ -30,7 +30,7 @@ def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
     those of the whole run.
     """
     table = _table("streams", _reasons(books))
-    table.add_column("stream", no_wrap=True)
+    table.add_column("stream", overflow="fold")  # the name gives way, never a figure
     for heading in ("frame", "frames/s", "published", "dropped", "tracks", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for book in books:
@@ -55,7 +55,7 @@ def latency_table(books: Sequence[StreamBook]) -> Table:
     table = _table("latency from capture, ms, all streams")
     table.add_column("stage")
     for heading in HEADINGS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage, figures in total.stages_ms().items():
         table.add_row(stage, *(f"{figures[key]:.2f}" for key in HEADINGS))
     table.add_section()

@@ -147,7 +147,10 @@ BAD = [
     ("an empty batch", ["--batch", "0"], "--batch '0'"),
     ("an unknown engine", ["--engine", "openvino,quantum"], "quantum: no such engine"),
     ("no time", ["--seconds", "0"], "--seconds 0.0: a number above 0"),
-    ("a file that cannot be", ["--seconds", "0.01", "--size", "8x8", "--json", "/no/r.json"], "/no/r.json: No such"),
+    ("a size of too much", ["--size", "99999999x99999999"], "--size '99999999x99999999'"),
+    ("a batch of too many", ["--batch", "100000"], "--batch '100000'"),
+    ("a file in no folder", ["--json", "/no/r.json"], "--json /no/r.json: its folder does not exist"),
+    ("a folder for a file", ["--json", "/tmp"], "--json /tmp: a folder"),
 ]
 
 
