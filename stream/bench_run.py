@@ -97,6 +97,8 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
 
     def sample(books: Sequence[StreamBook]) -> None:
         nonlocal sampled
+        if sampled == 0 and any(book.hello for book in books):
+            sampled = time.monotonic()  # the first second is the start's
         flowing = all(book.published for book in books) and not any(book.ended for book in books)
         if flowing and time.monotonic() - sampled >= SAMPLE_S:
             sampled = time.monotonic()
@@ -191,12 +193,15 @@ def tables_of(figures: dict[str, Any]) -> list[Table]:
     latency = Table("from when it was due, ms", *("p50", "p90", "p99", "p99.9", "max"), box=None)
     for stage, row in {**figures["stages_ms"], "end to end": figures["end_to_end_ms"]}.items():
         latency.add_row(stage, *(f"{row[key]:.2f}" for key in PERCENTILES))
-    streams = Table("stream", "frames", "published", "dropped", "missed", "p50 ms", "p99 ms", "max ms", "why", box=None)
+    streams = Table("stream", "frames", "published", "dropped", "missed", "p50 ms", "p99 ms", "max ms", box=None)
     for s in figures["streams"]:
         late = (f"{s['end_to_end_ms'][key]:.2f}" for key in ("p50", "p99", "max"))
         counts = (str(s[key]) for key in ("frames", "published", "dropped", "missed"))
-        why = ", ".join(f"{reason} {count}" for reason, count in s["dropped_by_reason"].items())
-        streams.add_row(s["name"], *counts, *late, why)
+        streams.add_row(s["name"], *counts, *late)
+    reasons = figures["accounts"]["dropped_by_reason"]
+    if reasons:
+        streams.caption = "dropped: " + ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        streams.caption_justify = "left"
     processes = Table("process", "% of a core", "memory MB", "shared MB", box=None)
     for p in figures["processes"]:
         processes.add_row(p["name"], f"{p['cpu_percent']:.1f}", f"{p['memory_mb']:.0f}", f"{p['shared_mb']:.0f}")

@@ -25,6 +25,15 @@ class WindowFollower:
         self._window: NDArray[np.float64] | None = None
         self._time_ns = 0
 
+    def before(self, time_ns: int) -> tuple[float, float] | None:
+        """Return the window that earlier frames gave, if there are any and the last is no older than a second.
+
+        A frame that goes by it need not wait for its own percentiles: they count from the next frame on.
+        """
+        if self._window is None or abs(time_ns - self._time_ns) > SETTLING_S * 1e9:
+            return None
+        return float(self._window[0]), float(self._window[1])
+
     def update(self, pixels: NDArray[np.uint16], time_ns: int) -> tuple[float, float]:
         """Return the window for a frame, ``[height, width]``, captured at ``time_ns``."""
         low, high = np.percentile(pixels[::SAMPLE_STEP, ::SAMPLE_STEP], PERCENTILES)

@@ -85,7 +85,8 @@ class _Capture:
         slot = self.free.popleft()
         self.ring.unmark(slot)
         np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
-        low, high = self.window(frame, bits, live)
+        time_ns = own_time_ns(frame.captured_ns, frame.camera_ns, live)
+        low, high = self.window(frame, bits, time_ns)
         self.ring.mark(slot, self.seq, bits, low, high)
         send(
             self.frames,
@@ -108,16 +109,13 @@ class _Capture:
             ),
         )
         self.dropped.clear()
+        if self.follower.before(time_ns) == (low, high):  # now that it is on its way; its percentiles take a while
+            self.follower.update(frame.pixels.view(np.uint16), time_ns)
 
-    def window(self, frame: SourceFrame, bits: int, live: bool) -> tuple[float, float]:
+    def window(self, frame: SourceFrame, bits: int, time_ns: int) -> tuple[float, float]:
         """Return the pixel values that the network is to see as 0 and 1."""
-        if self.config.window:
-            return self.config.window
-        if frame.window:
-            return frame.window
-        if bits == 8:
-            return FULL_8_BIT
-        return self.follower.update(frame.pixels.view(np.uint16), own_time_ns(frame.captured_ns, frame.camera_ns, live))
+        fixed = self.config.window or frame.window or (FULL_8_BIT if bits == 8 else None)
+        return fixed or self.follower.before(time_ns) or self.follower.update(frame.pixels.view(np.uint16), time_ns)
 
 
 def _check_size(config: StreamConfig, width: int, height: int) -> None:

@@ -56,6 +56,15 @@ def test_a_flat_frame_is_not_stretched_into_noise() -> None:
     assert high - low >= SMALLEST_SPAN
 
 
+def test_a_frame_goes_by_those_before_it_unless_they_are_long_gone() -> None:
+    """What the last frame gave is known without looking; of none, or of one over a second ago, there is none."""
+    follower = WindowFollower()
+    assert follower.before(0) is None
+    window = follower.update(scene(10_000, 500), SECOND)
+    assert follower.before(SECOND) == follower.before(2 * SECOND) == window
+    assert follower.before(2 * SECOND + 1) is None
+
+
 def test_time_that_stands_still_changes_nothing() -> None:
     follower = WindowFollower()
     first = follower.update(scene(10_000, 500), SECOND)
