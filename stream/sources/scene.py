@@ -81,8 +81,12 @@ class SceneSource(Source):
 
     def read(self, timeout: float) -> SourceFrame | None:
         frames = self._config.frames
-        if self._closed or (frames is not None and self._index >= frames):
+        if self._closed:
             raise EndOfSource
+        if frames is not None and self._index >= frames:
+            if self._start_ns is None or wait_until(self._due_ns(self._start_ns), timeout):
+                raise EndOfSource
+            return None  # a live scene lasts until the next frame would be due
         lost = 0
         if self._config.live:
             now_ns = time.monotonic_ns()
