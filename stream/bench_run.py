@@ -37,7 +37,7 @@ from stream.supervisor import PipelineError, Supervisor
 from stream.usage import Usage
 
 LOOP = 32  # frames drawn beforehand, each stream
-SAMPLE_S = 1.0
+SAMPLE_S = 0.5
 PATIENCE_S = 15.0  # for the subscriber's last words
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "max": 100}
 
@@ -98,7 +98,7 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
     def sample(books: Sequence[StreamBook]) -> None:
         nonlocal sampled
         if sampled == 0 and any(book.hello for book in books):
-            sampled = time.monotonic()  # the first second is the start's
+            sampled = time.monotonic()  # not the first moment, which is the start's
         flowing = all(book.published for book in books) and not any(book.ended for book in books)
         if flowing and time.monotonic() - sampled >= SAMPLE_S:
             sampled = time.monotonic()

@@ -27,19 +27,19 @@ def bench(*arguments: object, code: int = 0) -> dict:
 
 
 def test_every_frame_that_was_due_is_accounted_for(tmp_path: Path) -> None:
-    """Two cameras for two seconds: 120 frames, each published or dropped, each message received; all figures there."""
+    """Two cameras for three seconds: 180 frames, published or dropped, every message received; all figures there."""
     plot = tmp_path / "late.png"
     drawn = importlib.util.find_spec("matplotlib") is not None
     figures = bench(
-        "--streams", 2, "--size", "96x64", "--bits", 16, "--engine", "null", "--seconds", 2,
+        "--streams", 2, "--size", "96x64", "--bits", 16, "--engine", "null", "--seconds", 3,
         *(["--plot", plot] if drawn else []),
     )  # fmt: skip
     accounts = figures["accounts"]
-    assert accounts["generated"] == 120
+    assert accounts["generated"] == 180
     assert accounts["generated"] == accounts["published"] + sum(accounts["dropped_by_reason"].values())
     assert accounts["received"] == accounts["published"]
     assert accounts["missed"] == 0
-    assert [stream["frames"] for stream in figures["streams"]] == [60, 60]
+    assert [stream["frames"] for stream in figures["streams"]] == [90, 90]
     assert set(figures["stages_ms"]) == set(STAGES_HEARD)
     for row in (figures["end_to_end_ms"], *figures["stages_ms"].values()):
         assert set(row) == PERCENTILES
