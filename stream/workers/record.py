@@ -25,6 +25,7 @@ SEGMENT_NS = 60_000_000_000
 SHARE = 4  # the segments that are being written have at most this part of the room, one in four
 WAITING_FRAMES, WAITING_BYTES, WAITING_ENTRIES = 32, 1 << 26, 4096  # that a stream may have to be written
 TOO_SLOW = "recorder too slow"
+NICE = 5  # of the threads that write
 REPORT_S = 0.25
 
 
@@ -159,6 +160,9 @@ class _StreamRecorder:
         return self.ring.frame(frame.slot, frame.height, frame.width, frame.bits)
 
     def _run(self) -> None:
+        # What is recorded may come later; what is tracked may not. Only this thread waits: the one that empties the
+        # ring's slots must have its turn.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while entry := self.entries.get():
             try:
                 if not self.fault:
@@ -240,7 +244,6 @@ def main(
         back: the slots that were read, to it.
         reports: to the supervisor.
     """
-    os.nice(10)  # what is recorded may come later; what is tracked may not
     room, answers = _Room(config), _Back(back)
     recorders = [_StreamRecorder(index, room, ring, answers) for index, ring in enumerate(rings)]
     names = dict(zip(config.streams, recorders, strict=True))

@@ -175,7 +175,7 @@ class Tapper:
 
 @pytest.fixture(autouse=True)
 def _as_nice_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "nice", lambda _: 0)
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)
 
 
 @pytest.mark.parametrize("live", [True, False])
