@@ -8,9 +8,16 @@ import struct
 import subprocess
 import sys
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+
+from stream.sources.base import SourceError
+from stream.sources.images import read_image
+from stream.sources.video import VideoSource
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "run_pipeline.py", *sorted(p for name in ("engine", "stream") for p in (ROOT / name).rglob("*.py"))]
@@ -94,10 +101,33 @@ def test_an_image_whose_header_claims_the_memory_is_refused_unread(tmp_path: Pat
 
 
 def test_an_image_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
-    from stream.sources.base import SourceError
-    from stream.sources.images import read_image
-
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(1 << 40)  # a hole: it takes no room
     with pytest.raises(SourceError, match=r"large\.png: 1099511627776 bytes; images of up to 268435456 are read"):
         read_image(tmp_path / "large.png")
+
+
+def _h264(width: int, height: int, frames: int, noise: bool) -> bytes:
+    codec = av.CodecContext.create("libx264", "w")
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = width, height, "yuv420p", Fraction(1, 10)
+    codec.options = {"preset": "ultrafast"}
+    out = b""
+    for number in range(frames):
+        frame = av.VideoFrame(width, height, "yuv420p")
+        for plane in frame.planes:
+            random = np.random.default_rng(number).bytes(plane.buffer_size)
+            plane.update(random if noise else bytes(plane.buffer_size))
+        frame.pts = number
+        out += b"".join(bytes(packet) for packet in codec.encode(frame))
+    return out + b"".join(bytes(packet) for packet in codec.encode(None))
+
+
+def test_a_video_that_grows_in_mid_stream_is_refused_before_the_frame_is_made(tmp_path: Path) -> None:
+    """Past what FFmpeg looks at when it opens a file, its frames become 80 million pixels; the decoder refuses them."""
+    path = tmp_path / "grows.h264"
+    path.write_bytes(_h264(640, 480, 30, noise=True) + _h264(10_000, 8_000, 1, noise=False))
+    source = VideoSource(path, live=False)
+    assert all(source.read(10) is not None for _ in range(30))
+    with pytest.raises(SourceError, match="damaged or cut off at frame 30"):
+        source.read(10)
+    source.close()

@@ -308,6 +308,7 @@ def _connect(url: str) -> InputContainer:
         elif _FORMATS.get(scheme) == "rtsp":
             container.flags &= ~_NO_PARSE & ~_NO_FILLIN
         codec.flags |= CodecFlags.low_delay
+        codec.options = {"max_pixels": str(MAX_SIDE * MAX_SIDE)}  # also of a frame that grows in mid-stream
         codec.thread_count = 2
         codec.thread_type = "SLICE"  # threads a frame would hold frames back
     except BaseException:

@@ -162,6 +162,7 @@ def _open(path: Path) -> InputContainer:
             raise SourceError(f"{path}: FFmpeg has no decoder for its video stream")
         if max(codec.width, codec.height) > MAX_SIDE:
             raise SourceError(f"{path}: frames of {codec.width}x{codec.height}; at most {MAX_SIDE} a side are read")
+        codec.options = {"max_pixels": str(MAX_SIDE * MAX_SIDE)}  # also of a frame that grows in mid-stream
         codec.thread_count = 2
         codec.thread_type = "SLICE"  # threads a frame would hold frames back and hide where damage begins
     except BaseException:
