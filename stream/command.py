@@ -27,6 +27,16 @@ BAD_INPUT, BROKEN = 2, 1
 Show = Callable[[Sequence[StreamBook]], None]
 
 
+def _panel(title: str) -> Callable[..., Any]:
+    def option(text: str, metavar: str, *names: str, **more: Any) -> Any:  # noqa: ANN401 (typer's own type)
+        return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=title, **more)
+
+    return option
+
+
+_what, _where, _says = _panel("What to run"), _panel("Where it goes"), _panel("What it says of itself")
+
+
 def with_addresses(arguments: Sequence[str]) -> list[str]:
     """Return a command line in which --view and --metrics have an address: the default if none follows."""
     filled: list[str] = []
@@ -38,37 +48,32 @@ def with_addresses(arguments: Sequence[str]) -> list[str]:
 
 
 def run(
-    config: Annotated[
-        Path, typer.Option(help="What to run, a YAML file.", metavar="FILE", show_default="configs/demo.yaml")
-    ] = DEFAULT,
+    config: Annotated[Path, _what("What to run, a YAML file.", "FILE", show_default="configs/demo.yaml")] = DEFAULT,
     source: Annotated[
-        list[str] | None,
-        typer.Option(help="A source instead of the file's streams; repeatable.", metavar="SOURCE"),
+        list[str] | None, _what("A file, folder or camera instead of the file's streams; repeatable.", "SOURCE")
     ] = None,
     live: Annotated[
-        bool | None, typer.Option("--live/--file", help="Pace --source files at their own rate, or drop nothing.")
+        bool | None, _what("Pace --source files at their own rate, or drop nothing.", "", "--live/--file")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A shipped model's name, or an .onnx file.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, openvino or onnxruntime.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
-    publish: Annotated[str | None, typer.Option(help="ZeroMQ endpoint to publish on.")] = None,
-    wait_for: Annotated[int | None, typer.Option(help="Subscribers to wait for before the first frame.")] = None,
-    view: Annotated[
-        str | None, typer.Option(metavar="[HOST:PORT]", help=f"Show it in a browser; {ADDRESS} if none is named.")
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(metavar="[HOST:PORT]", help="Serve /metrics, /healthz and /readyz, which --view has too."),
-    ] = None,
-    record: Annotated[str | None, typer.Option(help="Keep frames and messages in this folder.")] = None,
+    model: Annotated[str | None, _what("A shipped model's name, or an .onnx file.", "MODEL")] = None,
+    engine: Annotated[str | None, _what("auto, openvino or onnxruntime.", "ENGINE")] = None,
+    duration: Annotated[float | None, _what("Stop after so many seconds.", "SECONDS")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Run nothing: open the cameras, time the engine, say whether it keeps up.")
+        bool, _what("Run nothing: open the cameras, time the engine, say whether it keeps up.", "", "--check")
     ] = False,
-    report_to: Annotated[
-        str | None,
-        typer.Option("--report", help="Write the report: R.html a page, R.json figures; - is JSON on stdout."),
+    publish: Annotated[
+        str | None, _where("ZeroMQ endpoint to publish tracks on, such as tcp://127.0.0.1:5560.", "ENDPOINT")
     ] = None,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Say everything as JSON, one object a line.")] = False,
+    wait_for: Annotated[int | None, _where("Subscribers to wait for before the first frame.", "COUNT")] = None,
+    view: Annotated[str | None, _where(f"Show it in a browser; {ADDRESS} if none is named.", "[HOST:PORT]")] = None,
+    metrics: Annotated[
+        str | None, _where("Serve /metrics, /healthz and /readyz, which --view has too.", "[HOST:PORT]")
+    ] = None,
+    record: Annotated[str | None, _where("Keep frames and messages in this folder.", "FOLDER")] = None,
+    report_to: Annotated[
+        str | None, _says("Write the report: R.html a page, R.json figures; - is JSON on stdout.", "FILE", "--report")
+    ] = None,
+    log_json: Annotated[bool, _says("Say everything as JSON, one object a line.", "", "--log-json")] = False,
 ) -> None:
     """Turn live infrared video into tracked small targets, and say how late every answer is.
 
@@ -76,6 +81,10 @@ def run(
     end, after --duration, or on Ctrl-C, and exits with 0; with 2 if something
     given to it cannot be used; with 1 if it broke, or if the machine would not
     keep up (--check).
+
+    run_pipeline.py --source flight.mp4
+    run_pipeline.py --source rtsp://user:password@camera/stream --view
+    run_pipeline.py --config site.yaml --check
     """
     log = Log(Console(stderr=report_to == "-"), log_json)
     given = {
