@@ -78,6 +78,10 @@ class Batcher:
         """Tell whether a frame of the stream waits."""
         return stream in self._streams and bool(self._streams[stream].frames)
 
+    def waiting(self, stream: int) -> list[int]:
+        """Return the numbers of the stream's frames that wait."""
+        return [frame.seq for frame in self._streams[stream].frames] if stream in self._streams else []
+
     def leave(self, stream: int) -> dict[str, int]:
         """Forget an ended stream; return its drops that no frame has carried yet."""
         waiting = self._streams.pop(stream, _Waiting())

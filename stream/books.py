@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.frame import Hello, Passed, Recorded, TrackSummary
+from stream.frame import RESTART, Hello, Passed, Recorded, TrackSummary
 from stream.history import History
 from stream.latency import Latency
 from stream.messages import StatusMessage
@@ -39,6 +39,7 @@ class StreamBook:
         history: rates, drops and latencies over time.
         summaries: its longest tracks, once it has ended.
         ring: where its frames are, for who looks on.
+        restarts: how often a worker that it needs was replaced, by the worker and the reason.
     """
 
     name: str
@@ -59,6 +60,8 @@ class StreamBook:
     ring: str = ""
     history: History = field(default_factory=History)
     summaries: list[TrackSummary] = field(default_factory=list)
+    restarts: Counter[str] = field(default_factory=Counter)
+    _confirmed_before: int = 0  # by trackers that died
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _second: list[int] = field(default_factory=list)
 
@@ -71,18 +74,30 @@ class StreamBook:
         self.summaries = passed.summaries or self.summaries
         self._second += [row[-1] for row in passed.latencies]
         self._recent.append((now, len(passed.latencies)))
-        self.published += len(passed.latencies)
+        self.published = passed.published
         self.dropped.update(passed.dropped)
-        self.tracks, self.confirmed = passed.tracks, passed.confirmed
+        self.tracks, self.confirmed = passed.tracks, self._confirmed_before + passed.confirmed
         self.ended, self.fault = passed.ended, passed.fault
         if passed.latencies:
             self.stopped = now
+
+    def tracker_died(self, published: int, passed: int) -> None:
+        """Enter what the tracker had not reported: ``published`` frames of the ``passed`` that had come to it."""
+        self.published = published
+        if unknown := passed - self.frames:
+            self.dropped[RESTART] += unknown
+        self.tracks, self._confirmed_before = 0, self.confirmed
 
     def record(self, said: Recorded) -> None:
         """Enter what the recorder reports."""
         self.recorded += said.frames
         self.recorded_bytes += said.bytes
         self.not_recorded.update(said.dropped)
+
+    def settle_recording(self) -> None:
+        """Enter the frames that a recorder that died had: they are known only once all is over."""
+        if self.restarts and (missing := self.published - self.recorded - self.not_recorded.total()) > 0:
+            self.not_recorded[RESTART] += missing
 
     @property
     def frames(self) -> int:
@@ -120,4 +135,5 @@ class StreamBook:
             latency_ms={"p50": float(p50), "p99": float(p99), "max": float(latencies.max())},
             tracks=self.tracks,
             ring=self.ring,
+            restarts=dict(self.restarts),
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
-from typing import TypeVar
 
 import msgspec
+
+from stream.channel import Channel
+
+RESTART = "restart"
+"""Why a frame was dropped: it was with a worker that died or was ended, or came while there was none."""
 
 STAGES = ("capture", "queue", "engine", "detect", "track", "publish")
 """The stages of a frame, in order; its time at a stage is when that stage was done with it."""
@@ -66,17 +70,41 @@ class Hello(msgspec.Struct, tag="hello", array_like=True):
 
 
 class End(msgspec.Struct, tag="end", array_like=True):
-    """A stream has ended: frames dropped since its last one, by reason, and its fault, if that ended it."""
+    """A stream has ended. Who has seen it may see it again: it is repeated when a worker was replaced.
+
+    Attributes:
+        stream: index of the stream.
+        seq: what the next frame's number would be.
+        dropped: frames dropped since the last one, by reason.
+        fault: what ended it, if a fault did.
+    """
 
     stream: int
+    seq: int
     dropped: dict[str, int]
     fault: str | None
 
 
 class Release(msgspec.Struct, tag="release", array_like=True):
-    """A slot is capture's again."""
+    """The slot of a frame is capture's again."""
 
     slot: int
+    seq: int
+
+
+class Restarted(msgspec.Struct, tag="restarted", array_like=True):
+    """A worker was replaced: send a ``Sweep`` after the frames."""
+
+
+class Sweep(msgspec.Struct, tag="sweep", array_like=True):
+    """Follows a stream's frames through all workers and back to capture, to find the slots that a dead worker held.
+
+    All slots of frames before ``seq`` are capture's again when it is back, but for those that are ``held``.
+    """
+
+    stream: int
+    seq: int
+    held: list[int]
 
 
 class Go(msgspec.Struct, tag="go", array_like=True):
@@ -123,7 +151,8 @@ class Passed(msgspec.Struct, tag="passed", array_like=True):
 
     Attributes:
         stream: index of the stream.
-        latencies: a row a frame: ns since capture at the end of each of ``STAGES``.
+        published: frames published so far.
+        latencies: a row a frame since the last such message: ns since capture at the end of each of ``STAGES``.
         dropped: frames dropped since the last such message, by reason.
         tracks: confirmed tracks in the last frame.
         confirmed: tracks confirmed so far.
@@ -133,6 +162,7 @@ class Passed(msgspec.Struct, tag="passed", array_like=True):
     """
 
     stream: int
+    published: int
     latencies: list[tuple[int, ...]]
     dropped: dict[str, int]
     tracks: int
@@ -173,10 +203,11 @@ class TapEnd(msgspec.Struct, tag="tap_end", array_like=True):
 
 
 class Returned(msgspec.Struct, tag="returned", array_like=True):
-    """The reader of a tap has read a slot."""
+    """The reader of a tap has read a frame; a ``slot`` of -1 means that it died with all that it had."""
 
     stream: int
     slot: int
+    seq: int
 
 
 class Recorded(msgspec.Struct, tag="recorded", array_like=True):
@@ -193,6 +224,8 @@ Message = (
     | Hello
     | End
     | Release
+    | Restarted
+    | Sweep
     | Go
     | Stop
     | Ready
@@ -204,13 +237,13 @@ Message = (
     | Returned
     | Recorded
 )
-M = TypeVar("M", bound=msgspec.Struct)
+Port = Channel | Connection
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
 
-def send(connection: Connection, message: Message) -> None:
+def send(connection: Port, message: Message) -> None:
     """Send a message to another worker; one that has gone away is no error here: the supervisor sees to it."""
     try:
         connection.send_bytes(_encoder.encode(message))
@@ -218,7 +251,19 @@ def send(connection: Connection, message: Message) -> None:
         return
 
 
-def receive(connection: Connection) -> Message:
-    """Return the next message; blocks until there is one."""
+def try_send(connection: Channel, message: Message) -> bool:
+    """Send a message unless the channel is full; return whether it is out of our hands."""
+    try:
+        return connection.try_send_bytes(_encoder.encode(message))
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+
+
+def receive(connection: Port) -> Message:
+    """Return the next message; blocks until there is one.
+
+    Raises:
+        EOFError: if there is none and nobody holds the other end any more.
+    """
     message: Message = _decoder.decode(connection.recv_bytes())
     return message

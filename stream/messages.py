@@ -148,6 +148,7 @@ class StatusMessage(msgspec.Struct, kw_only=True):
         latency_ms: of the last second, capture to publish: ``p50``, ``p99`` and ``max``.
         tracks: confirmed tracks in the last frame.
         ring: where a process of the same user on the same host finds the stream's frames; see ``stream/ring.py``.
+        restarts: how often a worker that the stream needs was replaced so far, by the worker and the reason.
     """
 
     schema: str = STATUS_SCHEMA
@@ -159,6 +160,7 @@ class StatusMessage(msgspec.Struct, kw_only=True):
     latency_ms: dict[str, float]
     tracks: int
     ring: str = ""
+    restarts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 WireMessage = TracksMessage | DetectionsMessage | TruthMessage | StatusMessage

@@ -105,6 +105,7 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
                 "recorded": book.recorded,
                 "recorded_bytes": book.recorded_bytes,
                 "not_recorded_by_reason": dict(book.not_recorded),
+                "restarts": dict(book.restarts),
                 "fault": book.fault,
                 "end_to_end_ms": book.latency.end_to_end_ms(),
                 "stages_ms": book.latency.stages_ms(),
@@ -168,4 +169,5 @@ def _reasons(books: Sequence[StreamBook]) -> str | None:
     """Return why frames were dropped, by stream; None if none was."""
     said = [f"{b.name} dropped {n}: {reason}" for b in books for reason, n in sorted(b.dropped.items())]
     said += [f"{b.name} did not record {n}: {reason}" for b in books for reason, n in sorted(b.not_recorded.items())]
+    said += [f"{b.name} needed {n} restart(s), {reason}" for b in books for reason, n in sorted(b.restarts.items())]
     return "; ".join(said) or None

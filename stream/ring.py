@@ -4,7 +4,9 @@ The memory is an anonymous file (memfd), handed to the workers as a descriptor. 
 nothing can be left behind in /dev/shm, whoever is killed, and no resource tracker meddles with it.
 Its size is an upper limit: pages that were never written take no memory.
 
-Behind the slots, a mark a slot says which frame is in it, so that a process of the same user that looks
+Behind the slots and their marks is the stream's ledger: what a worker that replaces a dead one must know.
+
+A mark a slot says which frame is in it, so that a process of the same user that looks
 on (the live view) finds a frame by its number without a word to the pipeline.
 """
 
@@ -22,6 +24,11 @@ from numpy.typing import NDArray
 MAX_PIXELS = 4096 * 4096
 SLOT_BYTES = MAX_PIXELS * 3  # a frame of up to 16 bits a pixel, and its target map
 MARK = np.dtype([("number", "<i8"), ("bits", "<i8"), ("low", "<f8"), ("high", "<f8")])  # number: seq + 1; 0 is none
+LEDGER = np.dtype([
+    ("next_seq", "<i8"), ("origin_ns", "<i8"), ("captured_ns", "<i8"),
+    ("next_id", "<i8"), ("published", "<i8"), ("passed", "<i8"),
+])  # fmt: skip
+LEDGER_BYTES = 64
 
 
 class FrameRing:
@@ -33,7 +40,7 @@ class FrameRing:
 
     def __init__(self, slots: int) -> None:
         self._attach(os.memfd_create(f"irstream-ring-{secrets.token_hex(6)}"), slots)
-        os.ftruncate(self._fd, slots * (SLOT_BYTES + MARK.itemsize))
+        os.ftruncate(self._fd, slots * (SLOT_BYTES + MARK.itemsize) + LEDGER_BYTES)
 
     @property
     def path(self) -> str:
@@ -78,9 +85,19 @@ class FrameRing:
     def _marks(self) -> NDArray[Any]:
         return np.frombuffer(self._memory(), MARK, self.slots, self.slots * SLOT_BYTES)
 
+    @property
+    def ledger(self) -> NDArray[Any]:
+        """The stream's ledger, a record that outlives the workers.
+
+        Capture's are ``next_seq``, the number of its next frame; ``origin_ns``, when a source that paces itself
+        began; and ``captured_ns``, of the last frame. The tracker's are ``next_id`` of a track; ``published``, the
+        frames that were; and ``passed``, the number after that of the last of them.
+        """
+        return np.frombuffer(self._memory(), LEDGER, 1, self.slots * (SLOT_BYTES + MARK.itemsize))
+
     def _memory(self) -> mmap.mmap:
         if self._map is None:
-            self._map = mmap.mmap(self._fd, self.slots * (SLOT_BYTES + MARK.itemsize))
+            self._map = mmap.mmap(self._fd, self.slots * (SLOT_BYTES + MARK.itemsize) + LEDGER_BYTES)
         return self._map
 
     def close(self) -> None:

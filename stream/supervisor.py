@@ -1,132 +1,49 @@
-"""The supervisor: the whole system as one table of processes; starts it, watches it, stops it."""
+"""The supervisor: starts the workers, keeps their books, replaces those that die, stops them."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from engine.contract import find_model, read_model
 from stream import StreamError
+from stream.beats import Beats
 from stream.books import StreamBook
 from stream.config import Config
-from stream.frame import Failed, Go, Hello, Message, Passed, Publish, Ready, Recorded, Stop, receive, send
+from stream.frame import (
+    End,
+    Failed,
+    Go,
+    Hello,
+    Message,
+    Passed,
+    Publish,
+    Ready,
+    Recorded,
+    Restarted,
+    Returned,
+    Stop,
+    receive,
+    send,
+    try_send,
+)
 from stream.messages import encode
-from stream.record import new_run
-from stream.ring import FrameRing
-from stream.sources import check_source, is_live, masked
-from stream.tap import HOLDS
-from stream.workers import capture, infer, record, track, work
+from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker
+from stream.sources import check_source, masked
+from stream.system import for_again, process_table, wire
 
-SLOTS = 8  # a stream's: one being captured, one waiting, one in the engine, one being tracked, and as many to spare
-STOPS = (signal.SIGINT, signal.SIGTERM)
 START_S = 120.0
 STOP_S = 15.0
 TICK_S = 0.25
 STATUS_S = 1.0
 
-_context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
-
 
 class PipelineError(RuntimeError):
     """The pipeline itself failed; the message is one line."""
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """One process of the system.
-
-    Attributes:
-        name: what it is called.
-        main: where it starts.
-        arguments: what it is given, before the pipe it reports on.
-    """
-
-    name: str
-    main: Callable[..., None]
-    arguments: tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class _Wiring:
-    """The pipes between the workers, as (receiving end, sending end)."""
-
-    rings: tuple[FrameRing, ...]
-    frames: tuple[tuple[Connection, Connection], ...]  # capture -> infer, a stream each
-    returns: tuple[tuple[Connection, Connection], ...]  # released slots, go and stop -> capture
-    maps: tuple[Connection, Connection]  # infer -> track
-    outbox: tuple[Connection, Connection]  # supervisor -> track
-    tap: tuple[Connection, Connection]  # track -> record
-    tapped: tuple[Connection, Connection]  # slots that were read: record -> track
-
-
-def _wire(streams: int, record: bool = False) -> _Wiring:
-    return _Wiring(
-        tuple(FrameRing(SLOTS + HOLDS * record) for _ in range(streams)),
-        tuple(_context.Pipe(duplex=False) for _ in range(streams)),
-        tuple(_context.Pipe(duplex=False) for _ in range(streams)),
-        _context.Pipe(duplex=False),
-        _context.Pipe(duplex=False),
-        _context.Pipe(duplex=False),
-        _context.Pipe(duplex=False),
-    )
-
-
-def process_table(config: Config, wiring: _Wiring, threshold: float) -> list[WorkerSpec]:
-    """Return every process of a run: one a camera, one a device, one tracker, and a recorder if wanted."""
-    names = tuple(stream.name for stream in config.streams)
-    lossless = not any(is_live(stream.source, stream.live) for stream in config.streams)
-    to_capture = tuple(sender for _, sender in wiring.returns)
-    captures = [
-        WorkerSpec(
-            f"capture {stream.name}",
-            capture.main,
-            (index, stream, wiring.rings[index], wiring.frames[index][1], wiring.returns[index][0]),
-        )
-        for index, stream in enumerate(config.streams)
-    ]
-    recorders = []
-    if config.record.folder:
-        room = Path(config.record.folder)
-        arguments = record.RecordWorkerConfig(names, room, new_run(room), round(config.record.max_gb * 1e9))
-        recorders = [
-            WorkerSpec("record", record.main, (arguments, wiring.rings, wiring.tap[0], wiring.tapped[1])),
-        ]
-    return [
-        *recorders,
-        WorkerSpec(
-            "track",
-            track.main,
-            (
-                track.TrackWorkerConfig(names, threshold, config.detect, config.track, config.publish, lossless),
-                wiring.rings,
-                to_capture,
-                wiring.maps[0],
-                wiring.outbox[0],
-                (wiring.tap[1], wiring.tapped[0]) if recorders else None,
-            ),
-        ),
-        WorkerSpec(
-            "infer",
-            infer.main,
-            (
-                infer.InferConfig(config.model, config.engine, config.threads, config.batch),
-                wiring.rings,
-                tuple(receiver for receiver, _ in wiring.frames),
-                to_capture,
-                wiring.maps[1],
-            ),
-        ),
-        *captures,
-    ]
 
 
 class Supervisor:
@@ -145,17 +62,21 @@ class Supervisor:
         for stream in config.streams:
             check_source(stream.source)
         _, model = read_model(find_model(config.model))
-        self._wiring = _wire(len(config.streams), record=config.record.folder is not None)
+        self._wiring = wire(len(config.streams), record=config.record.folder is not None)
         self.books = [
             StreamBook(stream.name, masked(stream.source), ring=ring.path)
             for stream, ring in zip(config.streams, self._wiring.rings, strict=True)
         ]
-        self._table = process_table(config, self._wiring, model.threshold)
-        self._processes: dict[str, BaseProcess] = {}
-        self._reports: dict[Connection, str] = {}
-        self._ready: set[str] = set()
+        table = process_table(config, self._wiring, model.threshold)
+        self._beats = Beats(len(table))
+        self._workers = {spec.name: Worker(spec, number) for number, spec in enumerate(table)}
+        self._captures = [self._workers[f"capture {stream.name}"] for stream in config.streams]
+        self._ends: dict[int, End] = {}  # of the streams that capture has ended
         self._failure: Failed | None = None
+        self._given_up: str | None = None  # why the first stream was, whose capture keeps dying
         self._signals = 0
+        self._started = self._stopping = self._closing = False
+        self._looked = 0.0
 
     @property
     def interrupted(self) -> bool:
@@ -172,7 +93,8 @@ class Supervisor:
         handlers = {number: signal.signal(number, self._on_signal) for number in STOPS}
         finished = False
         try:
-            self._start()
+            for worker in self._workers.values():
+                worker.start(self._beats, worker.spec)
             finished = self._watch()
         finally:
             self._end(STOP_S if finished else 0)
@@ -181,56 +103,40 @@ class Supervisor:
         self.show(self.books)
         if self._failure:
             raise (StreamError if self._failure.bad_input else PipelineError)(self._failure.reason)
+        if self._given_up:
+            raise PipelineError(self._given_up)
         if faults := [book.fault for book in self.books if book.fault]:
             raise StreamError(faults[0])
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
 
-    def _start(self) -> None:
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when a worker imports numpy
-        # A terminal and a service manager signal the whole group; workers never hear it, we decide.
-        resource_tracker.ensure_running()  # starting it would unblock the signals again
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        for spec in self._table:
-            receiver, sender = _context.Pipe(duplex=False)
-            process = _context.Process(
-                target=work,
-                args=(spec.main, spec.name, sender, os.getpid(), spec.arguments),
-                name=spec.name,
-                daemon=True,
-            )
-            process.start()
-            sender.close()
-            self._processes[spec.name] = process
-            self._reports[receiver] = spec.name
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-
     def _watch(self) -> bool:
         """Watch until the streams have ended; return whether they have, so that the workers end by themselves."""
         deadline = time.monotonic() + START_S
         end = status = shown = float("inf")
-        started = stopping = False
         while not all(book.ended for book in self.books):
             self._hear(TICK_S)
             now = time.monotonic()
-            if self._failure or self._signals > 1 or (self._signals and not started):
+            if self._failure or self._signals > 1 or (self._signals and not self._started):
                 return False
-            if not started and len(self._ready) == len(self._table):
-                started = True
+            if not self._started and all(worker.ready for worker in self._workers.values()):
+                self._started = True
                 self._tell_captures(Go())
                 status = shown = now
                 if self.config.duration:
                     end = now + self.config.duration
                 for book in self.books:
                     book.started = now
-            if started and not stopping and (self._signals or now > end):
-                stopping = True
+            if self._started and not self._stopping and (self._signals or now > end):
+                self._stopping = True
                 deadline = now + STOP_S
                 self._tell_captures(Stop())
-            if now > deadline and (stopping or not started):
-                waiting = [b.name for b in self.books if not b.ended] if started else set(self._processes) - self._ready
+            if now > deadline and (self._stopping or not self._started):
+                names = [n for n, worker in self._workers.items() if not worker.ready]
+                waiting = [b.name for b in self.books if not b.ended] if self._started else names
                 raise PipelineError(f"{', '.join(sorted(waiting))}: no answer; gave up waiting")
+            self._look(now)
             if now >= status:
                 status = now + STATUS_S
                 for book in self.books:
@@ -242,21 +148,38 @@ class Supervisor:
             self._publish_status(book)
         return True
 
-    def _hear(self, timeout: float) -> None:
-        sentinels = {process.sentinel: name for name, process in self._processes.items()}
-        for heard in wait([*self._reports, *sentinels], timeout):
-            if isinstance(heard, Connection):
-                self._enter(heard)
-            else:
-                self._bury(sentinels[heard])  # type: ignore[index]
+    def _look(self, now: float) -> None:
+        """Kill the workers that stall, and start those again whose time has come."""
+        fair, self._looked = now - self._looked < TICK_S + LATE_S, now
+        for worker in self._workers.values():
+            worker.look(self._beats, now, fair)
+            if worker.process and not worker.ready and self._started and now - worker.started > START_S:
+                worker.stalled = f"the worker did not become ready within {START_S:g} s"
+                worker.process.kill()
+            if worker.due is not None and now >= worker.due:
+                self._restart(worker)
 
-    def _enter(self, reports: Connection) -> None:
+    def _hear(self, timeout: float) -> None:
+        """Enter what the workers report, and see to those that have ended."""
+        due = [worker.due for worker in self._workers.values() if worker.due is not None]
+        timeout = min([timeout, *(max(0.0, at - time.monotonic()) for at in due)])
+        reports: dict[object, Worker] = {w.reports: w for w in self._workers.values() if w.reports}
+        ends: dict[object, Worker] = {w.process.sentinel: w for w in self._workers.values() if w.process}
+        for heard in wait([*reports, *ends], timeout):  # type: ignore[list-item]
+            if heard in reports:
+                self._enter(reports[heard])
+            else:
+                self._bury(ends[heard])
+
+    def _enter(self, worker: Worker) -> None:
         """Enter a worker's report."""
-        name = self._reports[reports]
+        if not worker.reports:
+            return
         try:
-            message: Message = receive(reports)
+            message: Message = receive(worker.reports)
         except EOFError:
-            del self._reports[reports]
+            worker.reports.close()
+            worker.reports = None
             return
         match message:
             case Passed():
@@ -265,40 +188,105 @@ class Supervisor:
                 self.books[message.stream].record(message)
             case Hello():
                 self.books[message.stream].hello = message
-                self._ready.add(name)
+                worker.ready = True
+                if self._started:  # it takes the place of one that died
+                    send(self._wiring.returns[message.stream][1], Stop() if self._stopping else Go())
+            case End():
+                self._ends[message.stream] = message
             case Ready():
-                self._ready.add(name)
+                worker.ready = True
             case Failed():
-                self._failure = self._failure or message
+                worker.said = message
 
-    def _bury(self, name: str) -> None:
-        """See what a process that has ended left behind."""
-        process = self._processes.pop(name)
-        process.join()  # its files close a moment before its exit code can be had
-        for reports in [r for r, n in self._reports.items() if n == name]:
-            while reports in self._reports and reports.poll():
-                self._enter(reports)
-        if process.exitcode and self._failure is None:
-            how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
-            self._failure = Failed(f"{name}: the worker died ({how})", bad_input=False)
+    def _bury(self, worker: Worker) -> None:
+        """See what a process that has ended left behind, and whether another is to take its place."""
+        assert worker.process
+        worker.process.join()  # its files close a moment before its exit code can be had
+        code, worker.process = worker.process.exitcode or 0, None
+        while worker.reports and worker.reports.poll():
+            self._enter(worker)
+        name, now = worker.spec.name, time.monotonic()
+        if code == 0:
+            worker.finished = True
+            if name == "infer":  # it has sent every end, but a tracker may have died with them
+                self._repeat_ends()
+            return
+        if name == "track":
+            for book, ring in zip(self.books, self._wiring.rings, strict=True):
+                book.tracker_died(int(ring.ledger["published"][0]), int(ring.ledger["passed"][0]))
+        cause = worker.cause(code)
+        bad_input = worker.said is not None and worker.said.bad_input
+        reason = cause if bad_input or cause.startswith(name) else f"{name}: {cause}"
+        if self._closing or self._failure:
+            self._failure = self._failure or (worker.said if not self._stopping else None)
+        elif not self._started:
+            self._failure = Failed(reason, bad_input)
+        elif worker in self._captures and (bad_input or self._stopping or worker.died(now) is None):
+            self._give_up(self._captures.index(worker), reason, bad_input)
+        elif worker not in self._captures and (bad_input or worker.died(now) is None):
+            often = "" if bad_input else f"; {MOST_RESTARTS} restarts within {SPAN_S:g} s are the most"
+            self._failure = Failed(f"{reason}{often}", bad_input)
+        else:
+            print(f"warning: {reason}; it is started again", file=sys.stderr)
+            for book in [self.books[self._captures.index(worker)]] if worker in self._captures else self.books:
+                book.restarts[reason] += 1
+
+    def _give_up(self, stream: int, reason: str, bad_input: bool) -> None:
+        """End a stream whose capture worker cannot be replaced; the others go on."""
+        self._captures[stream].finished = True
+        fault = None if self._stopping else reason
+        if fault and not bad_input:
+            fault = f"{fault}; {MOST_RESTARTS} restarts within {SPAN_S:g} s are the most"
+            self._given_up = self._given_up or fault
+        self._ends[stream] = End(stream, int(self._wiring.rings[stream].ledger["next_seq"][0]), {}, fault)
+        self._repeat_ends(stream)
+
+    def _restart(self, worker: Worker) -> None:
+        """Put a new process in a dead one's place, and let it find what that one held."""
+        if worker.spec.name == "record":
+            tap = self._wiring.tap[0]
+            while tap.poll():  # what the dead one never saw goes by as well: its slots are given back
+                tap.recv_bytes()
+            for stream in range(len(self.books)):
+                send(self._wiring.tapped[1], Returned(stream, -1, 0))
+        worker.start(self._beats, for_again(worker.spec, [book.hello for book in self.books if book.hello]))
+        if worker.spec.name in ("infer", "track"):
+            for capture, (_, returns) in zip(self._captures, self._wiring.returns, strict=True):
+                if not capture.finished:
+                    send(returns, Restarted())
+            for stream in self._ends:
+                self._repeat_ends(stream)
+
+    def _repeat_ends(self, stream: int | None = None) -> None:
+        """Say again that a stream has ended, or that all have that did: who has heard it will pass it over."""
+        infer = self._workers["infer"]
+        for end in [self._ends[stream]] if stream is not None else self._ends.values():
+            send(self._wiring.maps[1] if infer.finished else self._wiring.frames[end.stream][1], end)
 
     def _tell_captures(self, message: Go | Stop) -> None:
         for _, sender in self._wiring.returns:
             send(sender, message)
 
     def _publish_status(self, book: StreamBook) -> None:
-        if select.select([], [self._wiring.outbox[1]], [], 0)[1]:  # a tracker that is stuck must not stop us too
-            send(self._wiring.outbox[1], Publish(*encode(book.status())))
+        try_send(self._wiring.outbox[1], Publish(*encode(book.status())))  # a tracker that is stuck must not stop us
 
     def _end(self, patience_s: float) -> None:
         """Let the workers finish for so long; end those that do not."""
+        self._closing = True
         self._tell_captures(Stop())
         send(self._wiring.outbox[1], Stop())
         deadline = time.monotonic() + patience_s
-        while self._processes and self._signals < 2 and time.monotonic() < deadline:
+        while self._running() and self._signals < 2 and time.monotonic() < deadline:
             self._hear(TICK_S)  # the recorder has more to say, and whoever fails now too
-        for process in self._processes.values():
+        for process in self._running():
             process.kill()
             process.join()
+        if self.config.record.folder:
+            for book in self.books:
+                book.settle_recording()
+        self._beats.close()
         for ring in self._wiring.rings:
             ring.close()
+
+    def _running(self) -> list[BaseProcess]:
+        return [worker.process for worker in self._workers.values() if worker.process]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import select
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 
-from stream.frame import End, FrameRef, Publish, Release, Returned, Stop, TapEnd, Tapped, receive, send
+from stream.channel import Channel
+from stream.frame import End, FrameRef, Publish, Release, Returned, Stop, TapEnd, Tapped, receive, send, try_send
 
 HOLDS = 4
 """Slots of a stream's ring that a tap may hold; the ring of a stream that is tapped has as many more."""
-PIPE_BYTES = 1 << 20  # descriptors and messages of all that may be held: a write to it never waits for the reader
 SKIPPED = "recorder did not answer"
 
 
@@ -32,14 +29,11 @@ class Tap:
         returns: released slots, to the capture workers.
     """
 
-    out: Connection
-    back: Connection
-    returns: Sequence[Connection]
-    _held: dict[int, deque[int]] = field(default_factory=dict)  # slots by stream, oldest first
+    out: Channel
+    back: Channel
+    returns: Sequence[Channel]
+    _held: dict[int, deque[tuple[int, int]]] = field(default_factory=dict)  # slot and seq by stream, oldest first
     _skipped: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        fcntl.fcntl(self.out.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def offer(self, frame: FrameRef, time_ns: int, messages: list[Publish]) -> bool:
         """Give the reader a frame; return whether it holds the slot, which is then returned to capture by the tap.
@@ -55,28 +49,31 @@ class Tap:
                 self._skipped[frame.stream] = self._skipped.get(frame.stream, 0) + 1
                 return False
             self.take_back()
-        held.append(frame.slot)
+        held.append((frame.slot, frame.seq))
         send(self.out, Tapped(frame, time_ns, messages, self._skipped.pop(frame.stream, 0)))
         return True
 
     def take_back(self) -> None:
         """Take one answer, waiting for it if there is none.
 
-        What the stream gave before it and had no answer is back too: its reader died and was replaced.
+        What the stream gave before it and had no answer is back too: its reader died and was replaced. An answer
+        to a tracker that was itself replaced says nothing of what this one gave.
         """
         answer = receive(self.back)
         assert isinstance(answer, Returned)
-        held = self._held.get(answer.stream)
-        while held:
-            slot = held.popleft()
-            send(self.returns[answer.stream], Release(slot))
-            if slot == answer.slot:
-                break
+        held = self._held.get(answer.stream, deque())
+        all_of_it = answer.slot < 0
+        while held and (all_of_it or (answer.slot, answer.seq) in held):
+            slot, seq = held.popleft()
+            send(self.returns[answer.stream], Release(slot, seq))
+
+    def held(self, stream: int) -> list[int]:
+        """Return the slots of a stream that the reader has."""
+        return [slot for slot, _ in self._held.get(stream, ())]
 
     def say(self, message: Publish) -> None:
         """Give the reader a message of no frame, unless it has stopped reading."""
-        if select.select([], [self.out], [], 0)[1]:
-            send(self.out, message)
+        try_send(self.out, message)
 
     def end(self, end: End) -> None:
         """Tell the reader that a stream has ended."""

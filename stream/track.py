@@ -128,12 +128,17 @@ class Track:
 class Tracker:
     """The tracks of one stream.
 
+    Args:
+        config: how detections become tracks.
+        first_id: the id of the first track.
+
     Attributes:
+        next_id: the id of the next track.
         late: frames left out because their time was not after the one before.
         claimed: bool ``[n]``, which of the last frame's detections belong to tracks that were there before.
     """
 
-    def __init__(self, config: TrackConfig) -> None:
+    def __init__(self, config: TrackConfig, first_id: int = 1) -> None:
         self.late = 0
         self._drift = 0.0, 0.0  # px/s, of the whole scene: the filters' velocities are relative to it
         self.claimed: Flags = np.zeros(0, np.bool_)
@@ -142,7 +147,7 @@ class Tracker:
         self._report_odds = _log_odds(config.report_probability)
         self._tracks: Floats = np.zeros((ROWS, 0))
         self._time_ns: int | None = None
-        self._next_id = 1
+        self.next_id = first_id
         self._false, self._frames = config.clutter * PRIOR_FRAMES, PRIOR_FRAMES
         self._found, self._chances = config.detection_probability * PRIOR_CHANCES, PRIOR_CHANCES
 
@@ -279,11 +284,11 @@ class Tracker:
             born[VV] = config.speed**2
             born[SURPRISE], born[QUALITY] = UNPROVED, detections.score[free]
             born[ODDS] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
-            born[ID] = np.arange(self._next_id, self._next_id + born.shape[1])
+            born[ID] = np.arange(self.next_id, self.next_id + born.shape[1])
             born[[HITS, AGE, RECENT, RECENT_HITS]] = 1
             sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= config.confirm_score)
             born[CONFIRMED] = (config.confirm_hits == 1) & sure
-            self._next_id += born.shape[1]
+            self.next_id += born.shape[1]
             self._tracks = np.concatenate([self._tracks, born], axis=1)
         if self._tracks.shape[1] > config.max_tracks:
             rank = np.lexsort((self._tracks[ID], -self._tracks[ODDS], -self._tracks[CONFIRMED]))

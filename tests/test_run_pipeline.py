@@ -111,7 +111,9 @@ class Run:
 
     def end(self, messages: list[dict] | None = None) -> Outcome:
         out, err = self.process.communicate(timeout=LIMIT_S)
-        left = [command for _, command in processes(self.mark)]
+        end = time.monotonic() + 5  # the fork server sees that we have gone, and goes
+        while (left := [command for _, command in processes(self.mark)]) and time.monotonic() < end:
+            time.sleep(0.02)
         left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self.shm]
         return Outcome(self.process.returncode, out, err, messages or [], left)
 
@@ -236,16 +238,6 @@ def test_a_signal_while_it_starts_ends_it_at_once() -> None:
     outcome = started.end()
     assert (outcome.code, outcome.left) == (0, []), outcome.err
     assert time.monotonic() - before < 10
-
-
-@pytest.mark.parametrize("victim", ["capture sky", "infer", "track"])
-def test_a_killed_worker_ends_the_run_with_its_name(victim: str) -> None:
-    started = Run()
-    started.listen(until=bool)
-    os.kill(started.worker(victim), signal.SIGKILL)
-    outcome = started.end()
-    assert (outcome.code, outcome.left) == (1, [])
-    assert outcome.err.splitlines()[-1] == f"error: {victim}: the worker died (signal 9)"
 
 
 def test_a_killed_supervisor_takes_its_workers_with_it() -> None:

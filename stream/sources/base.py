@@ -75,9 +75,16 @@ class SourceFrame:
 
 
 class Source(ABC):
-    """A camera, file or scene that is open and gives one frame after another. Closing it twice is fine."""
+    """A camera, file or scene that is open and gives one frame after another. Closing it twice is fine.
+
+    Attributes:
+        info: what it knows of itself.
+        start_ns: when the first frame of a source that paces itself was due, once it was read. Set before
+            that, it makes the source go on as if it had begun then. None of all others.
+    """
 
     info: SourceInfo
+    start_ns: int | None = None
 
     @abstractmethod
     def read(self, timeout: float) -> SourceFrame | None:

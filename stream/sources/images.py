@@ -45,7 +45,7 @@ class ImagesSource(Source):
         self._held: Pixels | None = read_image(self._images[0])
         height, width = self._held.shape
         self.info = SourceInfo(width, height, self._held.itemsize * 8, fps, live)
-        self._start_ns: int | None = None
+        self.start_ns = None
 
     def read(self, timeout: float) -> SourceFrame | None:
         if self._index >= len(self._images):
@@ -53,16 +53,16 @@ class ImagesSource(Source):
         fps, lost = self.info.fps or 0, 0
         if self.info.live:
             now_ns = time.monotonic_ns()
-            if self._start_ns is None:
-                self._start_ns = now_ns
-            late_ns = now_ns - self._due_ns(self._start_ns)
+            if self.start_ns is None:
+                self.start_ns = now_ns
+            late_ns = now_ns - self._due_ns(self.start_ns)
             if late_ns > BEHIND_NS:
                 lost = min(int(late_ns * fps / 1e9), len(self._images) - 1 - self._index)
                 self._index, self._held = self._index + lost, None
         pixels = self._held if self._held is not None else self._decode()
         captured_ns = time.monotonic_ns()
-        if self._start_ns is not None:
-            captured_ns = self._due_ns(self._start_ns)
+        if self.start_ns is not None:
+            captured_ns = self._due_ns(self.start_ns)
             if not wait_until(captured_ns, timeout):
                 self._held = pixels
                 return None

@@ -39,7 +39,7 @@ class RecordingSource(Source):
         height, width = pixels.shape
         self.info = SourceInfo(width, height, first.bits, _rate(self._folder), live)
         self._next_seq = 0
-        self._start_ns: int | None = None
+        self.start_ns = None
 
     def read(self, timeout: float) -> SourceFrame | None:
         held = self._held = self._held or next(self._frames, None)
@@ -47,13 +47,13 @@ class RecordingSource(Source):
             raise EndOfSource
         captured_ns = time.monotonic_ns()
         if self.info.live:
-            if self._start_ns is None:
-                self._start_ns = captured_ns - held[0].time_ns
-            while captured_ns - (self._start_ns + held[0].time_ns) > BEHIND_NS:
+            if self.start_ns is None:
+                self.start_ns = captured_ns - held[0].time_ns
+            while captured_ns - (self.start_ns + held[0].time_ns) > BEHIND_NS:
                 if (following := next(self._frames, None)) is None:
                     break
                 held = self._held = following
-            captured_ns = self._start_ns + held[0].time_ns
+            captured_ns = self.start_ns + held[0].time_ns
             if not wait_until(captured_ns, timeout):
                 return None
         record, pixels = held

@@ -73,7 +73,7 @@ class SceneSource(Source):
         self._spots: list[_Spot] = []
         self._index = 0
         self._next: tuple[Pixels, list[_Spot]] | None = None
-        self._start_ns: int | None = None
+        self.start_ns = None
         self._closed = False
         self._loop: list[tuple[Pixels, list[_Spot]]] = []
         self._loop = [self._draw_and_skip() for _ in range(config.loop or 0)]
@@ -84,15 +84,15 @@ class SceneSource(Source):
         if self._closed:
             raise EndOfSource
         if frames is not None and self._index >= frames:
-            if self._start_ns is None or wait_until(self._due_ns(self._start_ns), timeout):
+            if self.start_ns is None or wait_until(self._due_ns(self.start_ns), timeout):
                 raise EndOfSource
             return None  # a live scene lasts until the next frame would be due
         lost = 0
         if self._config.live:
             now_ns = time.monotonic_ns()
-            if self._start_ns is None:
-                self._start_ns = now_ns
-            late_ns = now_ns - self._due_ns(self._start_ns)
+            if self.start_ns is None:
+                self.start_ns = now_ns
+            late_ns = now_ns - self._due_ns(self.start_ns)
             if late_ns > BEHIND_NS:
                 lost = int(late_ns * self._config.fps / 1e9)
                 if frames is not None:
@@ -102,8 +102,8 @@ class SceneSource(Source):
         if self._next is None:
             self._next = self._draw()
         captured_ns = time.monotonic_ns()
-        if self._start_ns is not None:
-            captured_ns = self._due_ns(self._start_ns)
+        if self.start_ns is not None:
+            captured_ns = self._due_ns(self.start_ns)
             if not wait_until(captured_ns, timeout):
                 return None
         pixels, self._spots = self._next

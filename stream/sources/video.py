@@ -62,7 +62,7 @@ class VideoSource(Source):
         pixels, _ = self._held
         height, width = pixels.shape
         self.info = SourceInfo(width, height, pixels.itemsize * 8, float(rate) if rate else None, live)
-        self._start_ns: int | None = None
+        self.start_ns = None
 
     def read(self, timeout: float) -> SourceFrame | None:
         held = self._held or next(self._frames, None)
@@ -71,13 +71,13 @@ class VideoSource(Source):
         self._held = held
         captured_ns, lost = time.monotonic_ns(), 0
         if self.info.live:
-            if self._start_ns is None:
-                self._start_ns = captured_ns - held[1]
-            while captured_ns - (self._start_ns + self._held[1]) > BEHIND_NS:
+            if self.start_ns is None:
+                self.start_ns = captured_ns - held[1]
+            while captured_ns - (self.start_ns + self._held[1]) > BEHIND_NS:
                 if (following := next(self._frames, None)) is None:
                     break
                 self._held, lost = following, lost + 1
-            captured_ns = self._start_ns + self._held[1]
+            captured_ns = self.start_ns + self._held[1]
             if not wait_until(captured_ns, timeout):
                 return None
         (pixels, camera_ns), self._held = self._held, None

@@ -8,29 +8,30 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from typing import Any
 
 from engine.contract import EngineError
-from stream import StreamError
-from stream.frame import Failed, send
+from stream import StreamError, beats
+from stream.frame import Failed, Port, send
 
 PR_SET_PDEATHSIG = 1
 
 
-def work(
-    main: Callable[..., None], name: str, reports: Connection, supervisor: int, arguments: tuple[object, ...]
-) -> None:
+def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, arguments: tuple[object, ...]) -> None:
     """Run a worker's ``main(*arguments, reports)`` in this new process and report how it failed, if it did.
 
     Args:
         main: the worker.
         name: what the process is called.
         reports: to the supervisor.
-        supervisor: its process id; when it dies, however it dies, this process does too.
+        supervisor: its process id; when it dies, however it dies, our parent does, if it is not that itself, and this
+            process with it.
         arguments: the worker's own.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it died before we asked to be told
+    try:
+        os.kill(supervisor, 0)
+    except ProcessLookupError:  # it died before we asked to be told
         sys.exit(1)
     import cv2
     from setproctitle import setproctitle
@@ -46,3 +47,9 @@ def work(
         traceback.print_exc()
         send(reports, Failed(f"{name}: {type(error).__name__}: {error}", bad_input=False))
         sys.exit(1)
+
+
+def work_watched(pulses: beats.Beats, number: int, *arguments: Any) -> None:  # noqa: ANN401 (those of work)
+    """Do as ``work`` does, with heartbeat ``number`` of ``pulses``."""
+    beats.begin(pulses, number)
+    work(*arguments)

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from multiprocessing.connection import Connection
+from dataclasses import replace
 
 import numpy as np
 
+from stream import beats
 from stream.config import StreamConfig
-from stream.frame import End, FrameRef, Go, Hello, Release, Stop, own_time_ns, receive, send
+from stream.frame import (
+    RESTART,
+    End,
+    FrameRef,
+    Go,
+    Hello,
+    Port,
+    Release,
+    Restarted,
+    Stop,
+    Sweep,
+    own_time_ns,
+    receive,
+    send,
+)
 from stream.publish import monotonic_to_utc_ns
 from stream.ring import MAX_PIXELS, FrameRing
 from stream.sources import open_source
@@ -26,16 +41,18 @@ class _Stopped(Exception):  # noqa: N818 (an ending, not an error)
 
 
 class _Capture:
-    """The state of one stream's capture."""
+    """The state of one stream's capture. What the ring's ledger says, a worker before this one has done."""
 
-    def __init__(
-        self, stream: int, config: StreamConfig, ring: FrameRing, frames: Connection, returns: Connection
-    ) -> None:
+    def __init__(self, stream: int, config: StreamConfig, ring: FrameRing, frames: Port, returns: Port) -> None:
         self.stream, self.config, self.ring = stream, config, ring
         self.frames, self.returns = frames, returns
-        self.free = deque(range(ring.slots))
+        self.ledger = ring.ledger
+        self.seq = int(self.ledger["next_seq"][0])
+        self.resumes = self.seq > 0
+        self.free = deque(() if self.resumes else range(ring.slots))
+        # The slots that are out, and the number of the frame in each; -1 if a worker before this one sent it.
+        self.out = dict.fromkeys(range(ring.slots), -1) if self.resumes else {}
         self.dropped: Counter[str] = Counter()
-        self.seq = 0
         self.follower = WindowFollower()
 
     def listen(self, timeout: float) -> bool:
@@ -46,8 +63,14 @@ class _Capture:
         """
         while self.returns.poll(timeout):
             match receive(self.returns):
-                case Release(slot):
-                    self.free.append(slot)
+                case Release(slot, seq):
+                    if self.out.get(slot) in (-1, seq):
+                        self.take_back(slot)
+                case Sweep(_, seq, held):
+                    for slot in [slot for slot, its in self.out.items() if its < seq and slot not in held]:
+                        self.take_back(slot)
+                case Restarted():
+                    self.sweep()
                 case Stop():
                     raise _Stopped
                 case Go():
@@ -55,15 +78,54 @@ class _Capture:
             timeout = 0
         return False
 
+    def take_back(self, slot: int) -> None:
+        del self.out[slot]
+        self.free.append(slot)
+
+    def sweep(self) -> None:
+        """Find the slots of frames that are lost."""
+        send(self.frames, Sweep(self.stream, self.seq, []))
+
+    def resume(self, source: Source) -> SourceFrame | None:
+        """Bring a source that was opened anew to where the worker before this one was; return its first frame.
+
+        Files and scenes are read up to that place, or, where they pace themselves, to where they would be by now.
+        A camera gives what it sees now; what it may have seen meanwhile is estimated by its rate.
+        """
+        if self.ledger["origin_ns"][0]:
+            source.start_ns = int(self.ledger["origin_ns"][0])
+        place = 0
+        while True:
+            self.listen(0)
+            beats.step()
+            frame = source.read(READ_S)
+            if frame is None:
+                continue
+            if source.info.live and source.start_ns is None:
+                missed = (frame.captured_ns - int(self.ledger["captured_ns"][0])) / 1e9 * (source.info.fps or 0)
+                place = self.seq + max(0, round(missed) - 1)
+            else:
+                place += frame.lost
+            if place >= self.seq:
+                self.dropped[RESTART] += place - self.seq
+                self.seq = place
+                return replace(frame, lost=0)
+            place += 1
+
     def run(self, source: Source) -> None:
         """Read frames until the source ends or someone stops it."""
         live = source.info.live
+        frame = None
+        if self.resumes:
+            self.sweep()
+            frame = self.resume(source)
         while True:
+            beats.step()
             self.listen(0)
             if not self.free and not live:
                 self.listen(READ_S)
                 continue
-            frame = source.read(READ_S)
+            frame = frame or source.read(READ_S)
             if frame is None:
                 continue
             if frame.lost:
@@ -71,11 +133,15 @@ class _Capture:
                 self.dropped[LOST] += frame.lost
             if not self.free:
                 self.listen(0)
+            # First the number, then the frame: whenever this process is killed, no number is given twice.
+            self.ledger["origin_ns"], self.ledger["captured_ns"] = source.start_ns or 0, frame.captured_ns
+            self.ledger["next_seq"] = self.seq + 1
             if self.free:
                 self.keep(frame, live)
             else:
                 self.dropped[NO_SLOT] += 1
             self.seq += 1
+            frame = None
 
     def keep(self, frame: SourceFrame, live: bool) -> None:
         """Copy a frame into a free slot and send its descriptor on."""
@@ -83,6 +149,7 @@ class _Capture:
         _check_size(self.config, width, height)
         bits = 8 * frame.pixels.itemsize
         slot = self.free.popleft()
+        self.out[slot] = self.seq
         self.ring.unmark(slot)
         np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
         time_ns = own_time_ns(frame.captured_ns, frame.camera_ns, live)
@@ -123,9 +190,7 @@ def _check_size(config: StreamConfig, width: int, height: int) -> None:
         raise SourceError(f"{config.name}: frames of {width}x{height}; {MAX_PIXELS} pixels (4096x4096) are the most")
 
 
-def main(
-    stream: int, config: StreamConfig, ring: FrameRing, frames: Connection, returns: Connection, reports: Connection
-) -> None:
+def main(stream: int, config: StreamConfig, ring: FrameRing, frames: Port, returns: Port, reports: Port) -> None:
     """Open a source, say hello, wait for the go, and capture until the end.
 
     Args:
@@ -133,17 +198,18 @@ def main(
         config: the stream's.
         ring: where its frames go.
         frames: descriptors to the infer worker.
-        returns: released slots, the go and the stop.
+        returns: released slots, the go and the stop; see ``_Capture.listen``.
         reports: to the supervisor.
     """
     source = open_source(config.source, config.live)
     info = source.info
     _check_size(config, info.width, info.height)
     hello = Hello(stream, info.width, info.height, info.bits, info.fps, info.live)
-    ring.touch(info.height, info.width, info.bits)
+    capture = _Capture(stream, config, ring, frames, returns)
+    if not capture.resumes:
+        ring.touch(info.height, info.width, info.bits)
     send(frames, hello)
     send(reports, hello)
-    capture = _Capture(stream, config, ring, frames, returns)
     fault = None
     try:
         while not capture.listen(READ_S):
@@ -155,4 +221,6 @@ def main(
         fault = str(error)
     finally:
         source.close()
-    send(frames, End(stream, dict(capture.dropped), fault))
+    end = End(stream, capture.seq, dict(capture.dropped), fault)
+    send(frames, end)
+    send(reports, end)

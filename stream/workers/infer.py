@@ -8,17 +8,19 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.base import Engine, load_engine
+from stream import beats
 from stream.batcher import Batcher
 from stream.config import BatchConfig
-from stream.frame import End, FrameRef, Hello, Message, Ready, Release, receive, send
+from stream.frame import End, FrameRef, Hello, Message, Port, Ready, Release, Sweep, receive, send
 from stream.ring import FrameRing
 from stream.sources.base import Pixels
+
+STEP_S = 1.0  # how long the loop may wait before it says that it gets on
 
 
 @dataclass(frozen=True)
@@ -30,27 +32,29 @@ class InferConfig:
         engine: backend.
         threads: CPU threads of the engine.
         batch: how streams share it.
+        hellos: of all streams, where a worker before this one has heard them.
     """
 
     model: str
     engine: str
     threads: int | None
     batch: BatchConfig
+    hellos: tuple[Hello, ...] = ()
 
 
 class _Infer:
     """The loop's state. The engine runs on a thread, so that frames never wait to be superseded."""
 
-    def __init__(
-        self, config: InferConfig, rings: Sequence[FrameRing], returns: Sequence[Connection], out: Connection
-    ) -> None:
+    def __init__(self, config: InferConfig, rings: Sequence[FrameRing], returns: Sequence[Port], out: Port) -> None:
         self.config, self.rings, self.returns, self.out = config, rings, returns, out
         self.engines: dict[int, Engine] = {}  # by bits
         self.batcher: Batcher | None = None
         self.thread = ThreadPoolExecutor(1, "engine")
         self.done = os.eventfd(0)
         self.running: Future[list[FrameRef]] | None = None
+        self.batch: list[FrameRef] = []  # what runs
         self.ends: dict[int, End] = {}
+        self.sweeps: list[Sweep] = []
 
     def engine(self, bits: int) -> Engine:
         if bits not in self.engines:
@@ -73,9 +77,11 @@ class _Infer:
         assert self.batcher is not None
         if isinstance(message, FrameRef):
             if old := self.batcher.add(message):
-                send(self.returns[old.stream], Release(old.slot))
+                send(self.returns[old.stream], Release(old.slot, old.seq))
         elif isinstance(message, End):
             self.ends[message.stream] = message
+        elif isinstance(message, Sweep):
+            self.sweeps.append(message)
 
     def start(self) -> None:
         """Start the engine on what waits, if it is free."""
@@ -84,6 +90,7 @@ class _Infer:
             now = time.monotonic_ns()
             for frame in batch:
                 frame.times["queue"] = now
+            self.batch = batch
             self.running = self.thread.submit(self.run, batch)
             self.running.add_done_callback(lambda _: os.eventfd_write(self.done, 1))
 
@@ -106,7 +113,12 @@ class _Infer:
         if self.running and self.running.done():
             os.eventfd_read(self.done)
             self.running.result()  # raises what the engine did
-            self.running = None
+            self.running, self.batch = None, []
+        for sweep in self.sweeps[:]:
+            ours = self.batcher.waiting(sweep.stream) + [f.seq for f in self.batch if f.stream == sweep.stream]
+            if all(seq >= sweep.seq for seq in ours):
+                self.sweeps.remove(sweep)
+                send(self.out, sweep)
         for end in list(self.ends.values()):
             if self.running is None and not self.batcher.holds(end.stream):
                 for reason, count in self.batcher.leave(end.stream).items():
@@ -127,10 +139,10 @@ def _windows(batch: Sequence[FrameRef]) -> NDArray[np.float32]:
 def main(
     config: InferConfig,
     rings: Sequence[FrameRing],
-    frames: Sequence[Connection],
-    returns: Sequence[Connection],
-    out: Connection,
-    reports: Connection,
+    frames: Sequence[Port],
+    returns: Sequence[Port],
+    out: Port,
+    reports: Port,
 ) -> None:
     """Greet every stream, load the engine, then run it until all streams have ended.
 
@@ -143,26 +155,26 @@ def main(
         reports: to the supervisor.
     """
     infer = _Infer(config, rings, returns, out)
-    hellos = [message for connection in frames if isinstance(message := receive(connection), Hello)]
-    infer.greet(hellos)
+    infer.greet(config.hellos or [hello for port in frames if isinstance(hello := receive(port), Hello)])
     send(reports, Ready())
     selector = selectors.DefaultSelector()
-    for connection in frames:
-        selector.register(connection, selectors.EVENT_READ, connection)
+    for port in frames:
+        selector.register(port, selectors.EVENT_READ, port)
     selector.register(infer.done, selectors.EVENT_READ)
-    streams = len(frames)
+    streams = set(range(len(frames)))
     assert infer.batcher is not None
     while streams or infer.running or infer.ends:
         wait = infer.batcher.wait_ns(time.monotonic_ns()) if infer.running is None else None
-        for key, _ in selector.select(None if wait is None else wait / 1e9):
-            connection = key.data
-            while connection is not None and connection.poll():
-                message = receive(connection)
+        for key, _ in selector.select(STEP_S if wait is None else wait / 1e9):
+            port = key.data
+            while port is not None and port.poll():
+                message = receive(port)
                 infer.take_in(message)
                 if isinstance(message, End):
-                    selector.unregister(connection)
-                    streams -= 1
-                    break
+                    streams.discard(message.stream)
+        done = infer.running is None or infer.running.done()
         infer.finish()
         infer.start()
+        if done:  # an engine that hangs is not excused by a loop that does not
+            beats.step()
     infer.thread.shutdown()

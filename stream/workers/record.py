@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
 
-from stream.frame import Publish, Ready, Recorded, Returned, Stop, TapEnd, Tapped, receive, send
+from stream.channel import Channel
+from stream.frame import FrameRef, Publish, Ready, Recorded, Returned, Stop, TapEnd, Tapped, receive, send
 from stream.record import MCAP, VIDEO, FrameRecord, SegmentWriter, record_of, segments
 from stream.ring import FrameRing
 from stream.sources.base import Pixels
@@ -125,7 +125,7 @@ class _StreamRecorder:
         room = self.waiting < max(2, min(WAITING_FRAMES, WAITING_BYTES // nbytes))
         kept = room and not self.fault and self.entries.qsize() < WAITING_ENTRIES
         pixels = self._view(tapped).copy() if kept else None
-        self.back.give(frame.stream, frame.slot)
+        self.back.give(frame)
         if not kept:
             self.drop(self.fault or TOO_SLOW)
         with self.lock:
@@ -173,7 +173,7 @@ class _StreamRecorder:
                 self._give_up(error, entry)
             finally:
                 if entry.tapped:
-                    self.back.give(entry.tapped.frame.stream, entry.tapped.frame.slot)
+                    self.back.give(entry.tapped.frame)
                 if entry.pixels is not None:
                     with self.lock:
                         self.waiting -= 1
@@ -218,20 +218,20 @@ class _StreamRecorder:
 class _Back:
     """The answers to the tap, from any thread."""
 
-    def __init__(self, back: Connection) -> None:
+    def __init__(self, back: Channel) -> None:
         self._back, self._lock = back, threading.Lock()
 
-    def give(self, stream: int, slot: int) -> None:
+    def give(self, frame: FrameRef) -> None:
         with self._lock:
-            send(self._back, Returned(stream, slot))
+            send(self._back, Returned(frame.stream, frame.slot, frame.seq))
 
 
 def main(
     config: RecordWorkerConfig,
     rings: Sequence[FrameRing],
-    tapped: Connection,
-    back: Connection,
-    reports: Connection,
+    tapped: Channel,
+    back: Channel,
+    reports: Channel,
 ) -> None:
     """Record what comes out of the tap until it is closed.
 
@@ -268,7 +268,7 @@ def main(
     _report(recorders, reports)
 
 
-def _report(recorders: Sequence[_StreamRecorder], reports: Connection) -> None:
+def _report(recorders: Sequence[_StreamRecorder], reports: Channel) -> None:
     for recorder in recorders:
         said = recorder.news()
         if said.frames or said.dropped:

@@ -7,14 +7,31 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from stream import StreamError, beats
+from stream.channel import Channel
 from stream.config import PublishConfig
 from stream.detect import DetectConfig, Detections, FalseAlarms, detect
-from stream.frame import STAGES, End, FrameRef, Passed, Publish, Ready, Release, own_time_ns, receive, send
+from stream.frame import (
+    RESTART,
+    STAGES,
+    End,
+    FrameRef,
+    Passed,
+    Publish,
+    Ready,
+    Release,
+    Sweep,
+    own_time_ns,
+    receive,
+    send,
+    try_send,
+)
 from stream.messages import (
     DetectionsMessage,
     TracksMessage,
@@ -34,6 +51,9 @@ from stream.track_log import TrackLog
 
 REPORT_NS = 250_000_000
 REPORT_ROWS = 256
+MOST_ROWS = 65_536  # kept for a supervisor that does not read; then latencies go unreported, frames do not
+STEP_S = 1.0  # how long the loop may wait before it says that it gets on
+BIND_S = 5.0  # how long the port of a worker that died may take to become free
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,7 @@ class TrackWorkerConfig:
         track: how detections become tracks.
         publish: where the tracks go.
         lossless: whether a slow subscriber slows the pipeline down.
+        again: whether it takes the place of a worker that died.
     """
 
     streams: tuple[str, ...]
@@ -55,6 +76,7 @@ class TrackWorkerConfig:
     track: TrackConfig
     publish: PublishConfig
     lossless: bool
+    again: bool = False
 
 
 @dataclass
@@ -62,6 +84,7 @@ class _Stream:
     """One stream's tracker and its books since the last report."""
 
     name: str
+    ledger: NDArray[Any]  # see FrameRing.ledger
     tracker: Tracker
     alarms: FalseAlarms | None
     motion: SceneMotion | None
@@ -77,9 +100,9 @@ class _TrackWorker:
         self,
         config: TrackWorkerConfig,
         rings: Sequence[FrameRing],
-        returns: Sequence[Connection],
+        returns: Sequence[Channel],
         publisher: Publisher,
-        reports: Connection,
+        reports: Channel,
         tap: Tap | None,
     ) -> None:
         self.config, self.rings, self.returns, self.tap = config, rings, returns, tap
@@ -88,11 +111,12 @@ class _TrackWorker:
         self.streams = [
             _Stream(
                 name,
-                Tracker(config.track),
+                ring.ledger,
+                Tracker(config.track, first_id=max(1, int(ring.ledger["next_id"][0]))),
                 FalseAlarms(rate) if rate else None,
                 SceneMotion() if config.track.scene_motion else None,
             )
-            for name in config.streams
+            for name, ring in zip(config.streams, rings, strict=True)
         ]
         self.reported_ns = time.monotonic_ns()
 
@@ -108,23 +132,33 @@ class _TrackWorker:
         frame.times["detect"] = time.monotonic_ns()
         motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
         if not self.tap:
-            send(self.returns[frame.stream], Release(frame.slot))
+            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
         late = stream.tracker.late
         tracks = stream.tracker.update(detections, now, motion)
         if stream.alarms and stream.tracker.late == late:  # of a late frame, nothing was claimed
             stream.alarms.learn(stream.tracker.claimed)
         frame.times["track"] = time.monotonic_ns()
+        self.miss(stream, frame.seq, frame.dropped)
+        stream.ledger["next_id"] = stream.tracker.next_id
         messages = self.publish(stream, frame, tracks)
+        stream.ledger["published"] += 1
+        stream.ledger["passed"] = frame.seq + 1
         if self.tap or self.publisher.wants(f"detections/{stream.name}"):
             messages.append(self.send(detections_message(stream.name, frame.seq, now, detections)))
         if self.tap and not self.tap.offer(frame, now, messages):
-            send(self.returns[frame.stream], Release(frame.slot))
+            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         stream.tracks = sum(track.state != "tentative" for track in tracks)
         stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
         stream.log.add(tracks, now)
         stream.dropped.update(frame.dropped)
-        stream.latencies.append(tuple(frame.times[stage] - frame.captured_ns for stage in STAGES))
+        if len(stream.latencies) < MOST_ROWS:
+            stream.latencies.append(tuple(frame.times[stage] - frame.captured_ns for stage in STAGES))
+
+    def miss(self, stream: _Stream, seq: int, dropped: dict[str, int]) -> None:
+        """Add the frames before ``seq`` that nobody accounts for to those that were dropped: a dead worker had them."""
+        if missing := seq - int(stream.ledger["passed"][0]) - sum(dropped.values()):
+            dropped[RESTART] = dropped.get(RESTART, 0) + missing
 
     def publish(self, stream: _Stream, frame: FrameRef, tracks: Sequence[Track]) -> list[Publish]:
         """Publish a frame's tracks, and its targets where the source knows them; return what was published."""
@@ -155,16 +189,26 @@ class _TrackWorker:
 
     def end(self, end: End) -> None:
         """Close the books of a stream that has ended."""
-        self.streams[end.stream].dropped.update(end.dropped)
-        self.report(end.stream, end)
+        stream = self.streams[end.stream]
+        self.miss(stream, end.seq, end.dropped)
+        stream.ledger["passed"] = end.seq
+        stream.dropped.update(end.dropped)
+        send(self.reports, self.news(end.stream, end))
+        stream.latencies, stream.dropped = [], Counter()
         if self.tap:
             self.tap.end(end)
 
-    def report(self, index: int, end: End | None = None) -> None:
-        """Tell the supervisor what has passed since the last report."""
+    def sweep(self, sweep: Sweep) -> None:
+        """Tell capture which slots are still in use of frames that have all come past here."""
+        held = self.tap.held(sweep.stream) if self.tap else []
+        send(self.returns[sweep.stream], Sweep(sweep.stream, sweep.seq, held))
+
+    def news(self, index: int, end: End | None = None) -> Passed:
+        """Return what has passed since the last report."""
         stream = self.streams[index]
-        passed = Passed(
+        return Passed(
             index,
+            int(stream.ledger["published"][0]),
             stream.latencies,
             dict(stream.dropped),
             stream.tracks,
@@ -173,19 +217,16 @@ class _TrackWorker:
             fault=end.fault if end else None,
             summaries=stream.log.longest() if end else [],
         )
-        send(self.reports, passed)
-        stream.latencies = []
-        stream.dropped = Counter()
 
     def report_due(self) -> None:
-        """Report every quarter of a second, or sooner if much has passed."""
+        """Report to the supervisor every quarter of a second, or sooner if much has passed, unless it does not read."""
         now = time.monotonic_ns()
         if now - self.reported_ns < REPORT_NS and all(len(s.latencies) < REPORT_ROWS for s in self.streams):
             return
         self.reported_ns = now
         for index, stream in enumerate(self.streams):
-            if stream.latencies:
-                self.report(index)
+            if stream.latencies and try_send(self.reports, self.news(index)):
+                stream.latencies, stream.dropped = [], Counter()
 
 
 def detections_message(stream: str, seq: int, time_ns: int, detections: Detections) -> DetectionsMessage:
@@ -201,11 +242,11 @@ def detections_message(stream: str, seq: int, time_ns: int, detections: Detectio
 def main(
     config: TrackWorkerConfig,
     rings: Sequence[FrameRing],
-    returns: Sequence[Connection],
-    frames: Connection,
-    outbox: Connection,
-    taps: tuple[Connection, Connection] | None,
-    reports: Connection,
+    returns: Sequence[Channel],
+    frames: Channel,
+    outbox: Channel,
+    taps: tuple[Channel, Channel] | None,
+    reports: Channel,
 ) -> None:
     """Bind the publisher, then track until all streams have ended.
 
@@ -218,9 +259,8 @@ def main(
         taps: to the recorder, and the slots that it returns; None if nothing is recorded.
         reports: to the supervisor.
     """
-    to = config.publish
-    publisher = Publisher(to.endpoint, config.lossless, to.curve, to.insecure)
-    publisher.wait_for(to.wait_for)
+    publisher = _bind(config)
+    publisher.wait_for(config.publish.wait_for)
     tap = Tap(*taps, returns) if taps else None
     _warm_up(config)
     worker = _TrackWorker(config, rings, returns, publisher, reports, tap)
@@ -230,9 +270,9 @@ def main(
     selector.register(outbox, selectors.EVENT_READ, outbox)
     if tap:
         selector.register(tap.back, selectors.EVENT_READ, tap.back)
-    streams = len(config.streams)
+    streams = set(range(len(config.streams)))
     while streams:
-        for key, _ in selector.select():
+        for key, _ in selector.select(STEP_S):
             if tap and key.data is tap.back:
                 if tap.back.poll(0):  # a frame that waited for it may have taken it
                     tap.take_back()
@@ -240,14 +280,18 @@ def main(
             match receive(key.data):
                 case FrameRef() as frame:
                     worker.take_in(frame)
-                case End() as end:
+                case Sweep() as sweep:
+                    worker.sweep(sweep)
+                case End() as end if end.stream in streams:
                     worker.end(end)
-                    streams -= 1
+                    streams.remove(end.stream)
                 case Publish(topic, payload) as message:
                     publisher.send(topic, payload)
                     if tap:
                         tap.say(message)
         worker.report_due()
+        if not config.lossless:  # there, a subscriber that is slow may hold us up for as long as it likes
+            beats.step()
     _say_last_words(outbox, publisher, tap)
     publisher.close()
 
@@ -264,7 +308,20 @@ def _warm_up(config: TrackWorkerConfig) -> None:
             msgspec.convert(track, WireTrack, from_attributes=True)
 
 
-def _say_last_words(outbox: Connection, publisher: Publisher, tap: Tap | None) -> None:
+def _bind(config: TrackWorkerConfig) -> Publisher:
+    """Bind the publisher; the port of a worker that has just died may still be its own for a moment."""
+    to = config.publish
+    deadline = time.monotonic() + BIND_S * config.again
+    while True:
+        try:
+            return Publisher(to.endpoint, config.lossless, to.curve, to.insecure)
+        except StreamError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _say_last_words(outbox: Channel, publisher: Publisher, tap: Tap | None) -> None:
     """Publish what the supervisor still has to say, and let the recorder finish."""
     while outbox.poll(1.0):
         message = receive(outbox)

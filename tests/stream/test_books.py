@@ -21,8 +21,8 @@ ROW = tuple(round(value * MS) for value in (0.5, 1.0, 11.0, 11.5, 11.75, 12.0))
 @pytest.fixture
 def book() -> StreamBook:
     book = StreamBook("sky", "scene:", Hello(0, 320, 256, 8, 30.0, live=True), started=time.monotonic() - 10)
-    book.add(Passed(0, [ROW] * 60, {"superseded": 3}, 2, 4, ended=False, fault=None))
-    book.add(Passed(0, [ROW] * 40, {"superseded": 1, "no free slot": 2}, 1, 5, ended=True, fault=None))
+    book.add(Passed(0, 60, [ROW] * 60, {"superseded": 3}, 2, 4, ended=False, fault=None))
+    book.add(Passed(0, 100, [ROW] * 40, {"superseded": 1, "no free slot": 2}, 1, 5, ended=True, fault=None))
     return book
 
 
@@ -34,10 +34,12 @@ def test_a_rate_is_a_count_over_the_span_of_the_last_two_seconds(monkeypatch: py
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     book = StreamBook("sky", "scene:", started=100.0)
+    published = 0
     for _ in range(20):  # thirty a second, reported each quarter of a second in bursts of 7 and 8
         for frames in (7, 8):
             clock[0] += 0.25
-            book.add(Passed(0, [ROW] * frames, {}, 0, 0, ended=False, fault=None))
+            published += frames
+            book.add(Passed(0, published, [ROW] * frames, {}, 0, 0, ended=False, fault=None))
     assert book.fps() == pytest.approx(30, abs=1.1)
     assert book.mean_fps() == pytest.approx(30)
     clock[0] += 2.5

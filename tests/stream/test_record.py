@@ -150,7 +150,7 @@ class Tapper:
             0, 0, self.seq, WIDTH, HEIGHT, bits, self.live, 0.0, 255.0, self.seq * step_ns, self.seq, None, {}, {}, None
         )
         send(self.out, Tapped(frame, self.seq * step_ns, [message_of(self.seq)], skipped))
-        assert self.next(self.back) == Returned(0, 0)
+        assert self.next(self.back) == Returned(0, 0, self.seq)
         self.ring.frame(0, HEIGHT, WIDTH, bits).fill(0)  # it is capture's again
         self.seq += 1
 

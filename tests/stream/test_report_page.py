@@ -64,10 +64,10 @@ def books(clock: list[float]) -> list[StreamBook]:
         took = random.gamma(8, 0.5 + (40 < second < 60), (50, len(STAGES))) * [0.1, 0.5, 3, 0.3, 0.1, 0.01]
         rows = [tuple(int(ns) for ns in row) for row in (took.cumsum(axis=1) * 1e6)]
         dropped = {"superseded": 7, "no free slot": 1} if 40 < second < 60 else {}
-        mast.add(Passed(0, rows, dropped, 2, 3, ended=False, fault=None))
+        mast.add(Passed(0, 50 * (second + 1), rows, dropped, 2, 3, ended=False, fault=None))
     route = [(x, 200 + 60 * np.sin(x / 90)) for x in range(20, 600, 10)]
     summaries = [TrackSummary(1, 3.0, 80.0, 3850, 40, route), TrackSummary(7, 70.0, 119.0, 2450, 3, route[::-1])]
-    mast.add(Passed(0, [], {"<script>alert(1)</script>": 2}, 0, 3, True, "camera <gone> & silent", summaries))
+    mast.add(Passed(0, 6000, [], {"<script>alert(1)</script>": 2}, 0, 3, True, "camera <gone> & silent", summaries))
     mast.record(Recorded(0, 5900, 10**9, {"recorder too slow": 100}))
     mast.stopped = 1120.0
     return [mast, StreamBook("never", "scene:")]

@@ -9,7 +9,8 @@ import pytest
 from engine.contract import ModelError
 from stream import StreamError
 from stream.config import Config, StreamConfig
-from stream.supervisor import Supervisor, _wire, process_table
+from stream.supervisor import Supervisor
+from stream.system import process_table, wire
 
 
 def config(*streams: StreamConfig, **changes: object) -> Config:
@@ -18,7 +19,7 @@ def config(*streams: StreamConfig, **changes: object) -> Config:
 
 def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tracks() -> None:
     streams = (StreamConfig(name="a", source="scene:"), StreamConfig(name="b", source="scene:?seed=2"))
-    table = process_table(config(*streams), _wire(2), threshold=0.5)
+    table = process_table(config(*streams), wire(2), threshold=0.5)
     assert [spec.name for spec in table] == ["track", "infer", "capture a", "capture b"]
 
 
@@ -35,7 +36,7 @@ def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tra
     ],
 )
 def test_subscribers_may_slow_down_only_runs_that_wait(stream: StreamConfig, lossless: bool) -> None:
-    track, *_ = process_table(config(stream), _wire(1), threshold=0.5)
+    track, *_ = process_table(config(stream), wire(1), threshold=0.5)
     assert track.arguments[0].lossless is lossless
 
 

@@ -113,7 +113,7 @@ def test_a_source_that_waits_goes_on_when_a_slot_comes_back(bench) -> None:
         pixels = one.ring.frame(message.slot, message.height, message.width, message.bits)
         assert (pixels == 1000 + message.seq).all()
         seqs.append(message.seq)
-        send(one.returns, Release(message.slot))
+        send(one.returns, Release(message.slot, message.seq))
     assert seqs == list(range(9))
     assert message.dropped == {}
 

@@ -1,0 +1,89 @@
+"""Faults, from outside: workers killed and stopped under load, and what the messages, the report and the exit say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from stream.frame import RESTART
+from tests.test_run_pipeline import Run, tracks_of
+
+LIVE = [
+    "--source", "scene:?width=128&height=96&seed=1&fps=30", "--source", "scene:?width=128&height=96&seed=2&fps=30",
+]  # fmt: skip
+WORKERS = ["capture scene", "infer", "track"]
+
+
+STREAMS = ("scene", "scene_2")
+
+
+class Faults:
+    """Does one fault after the other to a run; the next once all streams have been back for a while."""
+
+    def __init__(self, started: Run, number: signal.Signals) -> None:
+        self.started, self.number = started, number
+        self.todo = list(WORKERS)
+        self.at_ns = 0
+        self.victim = 0
+        self.back_s: dict[str, float] = {}
+
+    def __call__(self, messages: list[dict]) -> bool:
+        since = [[m for m in tracks_of(messages, s) if m["captured_ns"] > self.at_ns] for s in STREAMS]
+        assert not self.at_ns or time.monotonic_ns() - self.at_ns < 60e9, f"not back after {WORKERS[-len(self.todo)]}"
+        if any(len(s) < 20 for s in since) or (self.victim and Path(f"/proc/{self.victim}").exists()):
+            return False
+        if self.at_ns:
+            name = self.todo.pop(0)
+            restarted = [m for m in since[0] if m["published_ns"] > self.at_ns]
+            gaps = [b["published_ns"] - a["published_ns"] for a, b in itertools.pairwise(restarted)]
+            self.back_s[name] = max([restarted[0]["published_ns"] - self.at_ns, *gaps]) / 1e9
+        if self.todo:
+            self.victim = self.started.worker(self.todo[0])
+            self.at_ns = time.monotonic_ns()
+            os.kill(self.victim, self.number)
+        return not self.todo
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_workers_that_die_or_stall_are_replaced_and_every_frame_is_accounted_for(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """The gap in the numbers is what the messages say was dropped, with the reason; track ids are not used again."""
+    started = Run(*LIVE, "--report", tmp_path / "r.json", "--wait-for", 1)
+    faults = Faults(started, number)
+    messages = started.listen(until=faults)
+    os.kill(started.process.pid, signal.SIGINT)
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    print("silent for, s:", faults.back_s)
+    what = "died (signal 9)" if number == signal.SIGKILL else "stalled (does not run for 1 s)"
+    warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
+    assert warnings == [f"warning: {name}: the worker {what}; it is started again" for name in WORKERS]
+    restarted = 0
+    for stream in STREAMS:
+        tracks = tracks_of(messages, stream)
+        lost_on_the_way = []
+        for before, after in itertools.pairwise(tracks):
+            unsaid = after["seq"] - before["seq"] - 1 - sum(after["dropped"].values())
+            lost_on_the_way += [unsaid] if unsaid else []
+        # A tracker that dies takes what its socket had not sent with it, and a subscriber needs to connect again.
+        assert len(lost_on_the_way) <= 1
+        assert all(count > 0 for count in lost_on_the_way)
+        restarted += sum(m["dropped"].get(RESTART, 0) for m in tracks)
+        first_seen = list(dict.fromkeys(t["id"] for m in tracks for t in sorted(m["tracks"], key=lambda t: t["id"])))
+        assert first_seen == sorted(first_seen)
+    assert restarted > 0 or number == signal.SIGKILL  # one that dies between two frames loses none
+    report = {s["name"]: s for s in json.loads((tmp_path / "r.json").read_text())["streams"]}
+    for stream in report.values():
+        assert stream["frames"] == stream["published"] + stream["dropped"]
+    assert sum(report["scene"]["restarts"].values()) == 3
+    assert sum(report["scene_2"]["restarts"].values()) == 2
+    last = [m for m in messages if m["schema"] == "irstream.status/1" and m["stream"] == "scene"][-1]
+    assert last["restarts"].items() <= report["scene"]["restarts"].items()  # it is up to a second old
+    assert len(last["restarts"]) >= 2
