@@ -11,6 +11,8 @@ from scipy.optimize import linear_sum_assignment
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
+FEW = 256  # pairs of which all can be looked at in less time than it takes to sort
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -28,7 +30,7 @@ class Pairs:
 
 
 def gated_pairs(centres: Floats, variance: Floats, points: Floats, gate: float) -> Pairs:
-    """Find the pairs within a gate, looking only at points of about the right x.
+    """Find the pairs within a gate; where there are many, looking only at points of about the right x.
 
     Args:
         centres: predicted positions, ``[2, tracks]``.
@@ -36,6 +38,11 @@ def gated_pairs(centres: Floats, variance: Floats, points: Floats, gate: float) 
         points: detections, ``[2, detections]``.
         gate: in standard deviations.
     """
+    if centres.shape[1] * points.shape[1] <= FEW:
+        apart = points[:, None, :] - centres[:, :, None]
+        distance = (apart * apart).sum(0) / variance[:, None]
+        track, detection = np.nonzero(distance <= gate * gate)
+        return Pairs(track, detection, distance[track, detection])
     order = np.argsort(points[0], kind="stable")
     reach = gate * np.sqrt(variance)
     x = points[0][order]

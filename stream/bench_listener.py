@@ -37,6 +37,11 @@ class Heard:
         """Return how long each stage kept each frame, ``[messages, stages]``."""
         return np.diff(self.rows[:, 3:], axis=1, prepend=0)
 
+    def without_engine_ns(self) -> NDArray[np.int64]:
+        """Return how long each frame took from when it was due to its publication, the engine's stage left out."""
+        published = self.rows[:, COLUMNS.index("publish")]
+        return np.asarray(published - self.stages_ns()[:, STAGES_HEARD.index("engine")])
+
 
 def listen(endpoint: str, streams: Sequence[str], out: Connection) -> None:
     """Subscribe until every stream has ended, then send what was heard; the main of the process."""

@@ -199,7 +199,9 @@ def _strip(targets: Bytes, low_level: int) -> _Strip:
     height = len(targets)
     lit = np.zeros(height + 2 * AROUND, np.bool_)
     lit[AROUND : height + AROUND] = targets.max(1) > low_level
-    near = np.any([lit[shift : height + shift] for shift in range(2 * AROUND + 1)], axis=0)
+    near = lit[:height].copy()
+    for shift in range(1, 2 * AROUND + 1):
+        near |= lit[shift : height + shift]
     rows = np.flatnonzero(near)
     return _Strip(targets if len(rows) == height else targets[rows], rows, height)
 

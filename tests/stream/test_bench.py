@@ -41,7 +41,7 @@ def test_every_frame_that_was_due_is_accounted_for(tmp_path: Path) -> None:
     assert accounts["missed"] == 0
     assert [stream["frames"] for stream in figures["streams"]] == [90, 90]
     assert set(figures["stages_ms"]) == set(STAGES_HEARD)
-    for row in (figures["end_to_end_ms"], *figures["stages_ms"].values()):
+    for row in (figures["end_to_end_ms"], figures["without_engine_ms"], *figures["stages_ms"].values()):
         assert set(row) == PERCENTILES
         assert 0 <= row["p50"] <= row["p90"] <= row["p99"] <= row["p999"] <= row["max"]
     names = {process["name"] for process in figures["processes"]}
@@ -85,6 +85,7 @@ def test_a_stage_is_the_time_since_the_stage_before() -> None:
     rows = np.array([[0, 5, 77, *times]])
     assert rows.shape[1] == len(COLUMNS)
     assert Heard(rows, {}).stages_ns().tolist() == [[1, 3, 5, 7, 9, 11, 13]]
+    assert Heard(rows, {}).without_engine_ns().tolist() == [36 - 5]
 
 
 BAD = {

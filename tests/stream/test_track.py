@@ -277,7 +277,7 @@ def test_assignment_is_the_best(seed: int, tracks: int, detections: int) -> None
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 20), st.integers(0, 20))
+@given(st.integers(0, 2**32), st.integers(1, 30), st.integers(0, 30))
 def test_gate_finds_what_all_pairs_find(seed: int, tracks: int, detections: int) -> None:
     rng = np.random.default_rng(seed)
     centres, points = rng.uniform(0, 30, (2, tracks)), rng.uniform(0, 30, (2, detections))
