@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract import EngineError, ModelInfo, find_model, read_model
+from engine.contract import EngineError, ModelInfo, NoGpuError, find_model, read_model
 
 Frames = NDArray[np.uint8]
 FULL_RANGE = {8: (0.0, 255.0), 16: (0.0, 65535.0)}  # the window that shows every pixel value
@@ -17,7 +18,7 @@ class Engine(Protocol):
     """A model ready to run on one device. Not for two threads at once."""
 
     name: str
-    """The backend: ``openvino``, ``onnxruntime``, ``tensorrt``; ``null`` is none."""
+    """The backend, of ``ENGINES``; ``null`` is none."""
     info: ModelInfo
     best_batch: int
     """The frames in a batch beyond which more save no time; on a CPU, one."""
@@ -48,7 +49,9 @@ class Engine(Protocol):
         ...
 
 
-ENGINES = ("openvino", "onnxruntime")
+CPU_ENGINES = ("openvino", "onnxruntime")
+GPU_ENGINES = ("tensorrt", "onnxruntime-gpu")  # the fastest first
+ENGINES = (*CPU_ENGINES, *GPU_ENGINES)
 
 
 def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | None = None) -> Engine:
@@ -79,6 +82,17 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
 
         return null_engine(device, info)
     content = proto.SerializeToString()
+    for name in GPU_ENGINES if device == "auto" else (device,) if device in GPU_ENGINES else ():
+        try:
+            return _gpu_engine(name, content, info)
+        except NoGpuError:
+            if device == "auto":
+                continue  # as on most machines
+            raise
+        except EngineError as error:
+            if device != "auto":
+                raise
+            print(f"warning: {one_line(error)}; {name} is not used", file=sys.stderr)
     if device == "onnxruntime":
         from engine.onnxruntime_engine import OnnxRuntimeEngine
 
@@ -86,6 +100,19 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
     from engine.openvino_engine import OpenVinoEngine
 
     return OpenVinoEngine(content, info, threads, "bf16" if device == "openvino:bf16" else "f32")
+
+
+def _gpu_engine(name: str, content: bytes, info: ModelInfo) -> Engine:
+    if name == "tensorrt":
+        from engine.cuda import find_gpu
+
+        find_gpu()  # TensorRT takes long to import, and without CUDA its runtime looks valid and crashes later
+        from engine.tensorrt_engine import TensorRtEngine
+
+        return TensorRtEngine(content, info)
+    from engine.onnxruntime_engine import OnnxRuntimeGpuEngine
+
+    return OnnxRuntimeGpuEngine(content, info)
 
 
 def check_input(info: ModelInfo, frames: Frames, window: NDArray[np.float32]) -> None:

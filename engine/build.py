@@ -129,7 +129,7 @@ def build_plan(
         EngineError: if the library does not take the model or the recipe; says why.
     """
     errors: list[str] = []
-    log = _log(trt, errors)
+    log = log_of(trt, errors)
     builder = trt.Builder(log)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -199,7 +199,9 @@ def _short(said: str) -> str:
     return " ".join(said.split())[:300]
 
 
-def _log(trt: Any, errors: list[str]) -> Any:  # noqa: ANN401
+def log_of(trt: Any, errors: list[str]) -> Any:  # noqa: ANN401
+    """Return a logger for ``trt`` that appends what goes wrong to ``errors``."""
+
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

@@ -25,6 +25,10 @@ class EngineError(RuntimeError):
     """An engine or a model that cannot be used; the message is one line and names which."""
 
 
+class NoGpuError(EngineError):
+    """There is no GPU here, or no driver or library to reach it: ``auto`` goes on without a word."""
+
+
 class ModelError(EngineError):
     """A model file that does not keep the contract; the message names the file and what would be right."""
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from engine.contract import EngineError
-
-
-class NoGpuError(EngineError):
-    """There is no GPU here, or no driver or bindings to reach it."""
+from engine.contract import EngineError, NoGpuError
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def load_or_build(folder: Path | None, key: Key, build: Callable[[], bytes], use
 
 
 def build_timed(
-    folder: Path | None,
+    folder: Path,
     key: Key,
     content: bytes,
     info: ModelInfo,
@@ -174,8 +174,6 @@ def build_timed(
     progress: Progressed | None = None,
 ) -> Built:
     """Build a plan with the timings of earlier builds on this GPU, and keep its own; see ``build_plan``."""
-    if folder is None:
-        return build_plan(content, info, recipe, trt, progress=progress)
     about = json.dumps([key.library, key.version, key.gpu, key.driver])
     path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.timings"
     try:

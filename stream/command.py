@@ -11,6 +11,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
+from engine.base import ENGINES
 from engine.contract import EngineError
 from stream import StreamError
 from stream.books import StreamBook
@@ -56,7 +57,7 @@ def run(
         bool | None, _what("Pace --source files at their own rate, or drop nothing.", "", "--live/--file")
     ] = None,
     model: Annotated[str | None, _what("A shipped model's name, or an .onnx file.", "MODEL")] = None,
-    engine: Annotated[str | None, _what("auto, openvino or onnxruntime.", "ENGINE")] = None,
+    engine: Annotated[str | None, _what(f"auto, {', '.join(ENGINES)}.", "ENGINE")] = None,
     duration: Annotated[float | None, _what("Stop after so many seconds.", "SECONDS")] = None,
     check: Annotated[
         bool, _what("Run nothing: open the cameras, time the engine, say whether it keeps up.", "", "--check")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.base import ENGINES, load_engine
+from engine.base import CPU_ENGINES, load_engine
 from engine.contract import EngineError
 from engine.openvino_engine import MAX_SHAPES, check_bf16
 
@@ -22,7 +22,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(("why", "batch", "height", "width"), SHAPES, ids=[c[0] for c in SHAPES])
 def test_every_shape_is_answered(why, batch, height, width, bits, name, tiny_model):
@@ -40,7 +40,7 @@ def test_every_shape_is_answered(why, batch, height, width, bits, name, tiny_mod
     assert np.abs(found.astype(int) - expected(pixels, window)).max() <= 1
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_an_answer_is_the_callers_to_keep(name, tiny_model):
     """The next call does not change what the last one returned."""
     engine = load_engine(str(tiny_model()), name)
@@ -50,7 +50,7 @@ def test_an_answer_is_the_callers_to_keep(name, tiny_model):
     assert (first == 10).all()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_a_strided_view_is_read_as_it_looks(name, tiny_model):
     """A part of a larger frame, flipped, is answered like a copy of it."""
     engine = load_engine(str(tiny_model()), name)
@@ -83,7 +83,7 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize(("why", "frames", "window", "said"), BAD_INPUT, ids=[c[0] for c in BAD_INPUT])
 def test_arrays_of_another_kind_are_refused(why, frames, window, said, name, tiny_model):
     """Arrays that the model does not take are refused in one line that names it."""
@@ -97,7 +97,7 @@ def unknown_operator(model):
     model.graph.node[-2].op_type = "RoundAndRound"
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_a_model_that_the_backend_refuses(name, tiny_model):
     """An operator that a backend does not know is one line that names the model."""
     path = tiny_model(change=unknown_operator)
@@ -153,7 +153,7 @@ def test_bf16_is_for_what_is_wide_alone():
         check_bf16([*fine, ("Add", "bf16", ["sum"])], wide)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 def test_threads_are_a_wish(name, tiny_model):
     """One thread answers like many."""
     engine = load_engine(str(tiny_model()), name, threads=1)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from engine.base import ENGINES, load_engine
+from engine.base import CPU_ENGINES, load_engine
 from engine.contract import read_model
 from training import export as exporter
 from training.export import Deployed, describe, export
@@ -35,7 +35,7 @@ def exported(make_network, tmp_path_factory):
 SHAPES = [("one frame", 1, 32, 48), ("an odd size", 1, 37, 51), ("a batch", 3, 24, 40), ("a small frame", 2, 8, 8)]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", CPU_ENGINES)
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(("why", "batch", "height", "width"), SHAPES, ids=[c[0] for c in SHAPES])
 def test_engines_answer_like_pytorch(why, batch, height, width, bits, name, exported):
@@ -64,7 +64,7 @@ def test_the_authors_networks_through_both_engines(key, data, tmp_path):
     network, _ = load_network(weights)
     path = tmp_path / "authors.onnx"
     export(network, path, describe(network, weights, "authors", "theirs"))
-    engines = [load_engine(str(path), name) for name in ENGINES]
+    engines = [load_engine(str(path), name) for name in CPU_ENGINES]
     window = np.array([[0, 255]], np.float32)
     with np.load(data / "reference" / f"{key}.npz") as reference:
         for name in [name for name in reference.files if name.endswith(".frame")]:
