@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEBIAN := libsrt1.5-gnutls libaravis-0.8-0 aravis-tools python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly chromium prometheus
 
-.PHONY: debian-packages setup setup-dev demo test lint docs clean
+.PHONY: debian-packages setup setup-dev demo test gpu-check lint docs clean
 
 setup: $(VENV)/.base
 
@@ -42,6 +42,11 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# On a machine with an NVIDIA GPU: installs TensorRT, builds, compares, times, runs end to end, and writes gpu.json.
+gpu-check: $(VENV)/.base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
+	$(BIN)/python -m engine.gpu_check --json gpu.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
