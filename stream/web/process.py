@@ -13,10 +13,13 @@ from multiprocessing.connection import Connection, wait
 
 from stream.config import Config
 from stream.curve import read_pair
+from stream.frame import Ready, send
 from stream.web.address import Listener, listen
 from stream.web.feed import Keys, connectable
 from stream.workers import work
 
+START_S = 20.0
+LOWER_PRIORITY = 10  # whoever looks on comes after the pipeline
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a server that died is started again; doubled each time
 
 Arguments = tuple[str, Keys | None, list[Listener], list[Listener]]
@@ -46,11 +49,16 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     pair = read_pair(config.publish.key) if config.publish.key else None  # the publisher's own: it lets itself in
     keys = Keys(pair.public, pair) if pair else None
     over, end = _context.Pipe(duplex=False)
+    ready = threading.Event()
     keeper = threading.Thread(
-        target=_keep, args=(over, (connectable(config.publish.endpoint), keys, pages, metrics)), name="web", daemon=True
+        target=_keep,
+        args=(over, ready, (connectable(config.publish.endpoint), keys, pages, metrics)),
+        name="web",
+        daemon=True,
     )
     keeper.start()
     try:
+        ready.wait(START_S)  # it loads its libraries before the first frame, not beside it
         yield
     finally:
         end.close()
@@ -59,30 +67,36 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
             listener.socket.close()
 
 
-def _keep(over: Connection, arguments: Arguments) -> None:
+def _keep(over: Connection, ready: threading.Event, arguments: Arguments) -> None:
     """Run the server; start it again if it dies, until the run is over."""
     resource_tracker.ensure_running()  # starting it would unblock the signals again
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # this thread's, and so the server's
     pause = PAUSE_S
     while True:
-        process = _context.Process(target=_main, args=(os.getpid(), arguments), name="web", daemon=True)
+        reports, sender = _context.Pipe(duplex=False)
+        process = _context.Process(target=_main, args=(os.getpid(), sender, arguments), name="web", daemon=True)
         process.start()
+        sender.close()
+        wait([process.sentinel, over, reports])
+        ready.set()
         ended = wait([process.sentinel, over])
         process.kill()
         process.join()
+        reports.close()
         if over in ended or over.poll(pause):
             return
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _main(supervisor: int, arguments: Arguments) -> None:
-    _, reports = _context.Pipe(duplex=False)  # it reports to nobody: its end is nobody's end
+def _main(supervisor: int, reports: Connection, arguments: Arguments) -> None:
+    os.nice(LOWER_PRIORITY)
     work(_serve, "web", reports, supervisor, arguments)
 
 
 def _serve(
-    endpoint: str, keys: Keys | None, pages: list[Listener], metrics: list[Listener], _reports: Connection
+    endpoint: str, keys: Keys | None, pages: list[Listener], metrics: list[Listener], reports: Connection
 ) -> None:
     from stream.web.server import serve  # its libraries are the server's alone
 
+    send(reports, Ready())
     serve(endpoint, keys, pages, metrics)

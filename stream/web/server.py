@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,6 @@ STATIC = Path(__file__).parent / "static"
 TICK_S = 1.0
 START_S = 120.0  # how long a pipeline may take to say a first word
 MAX_VIEWERS = 32
-LOWER_PRIORITY = 10  # whoever looks on comes after the pipeline
 
 
 class Server:
@@ -128,7 +126,6 @@ def serve(endpoint: str, keys: Keys | None, pages: Sequence[Listener], metrics: 
         metrics: where to serve the metrics and the health alone.
     """
     cv2.setNumThreads(1)
-    os.nice(LOWER_PRIORITY)
     asyncio.run(_serve(Server(endpoint, keys), [(each, True) for each in pages] + [(each, False) for each in metrics]))
 
 
