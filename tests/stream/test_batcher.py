@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
+
 from stream.batcher import SUPERSEDED, Batcher
 from stream.frame import FrameRef
 
@@ -101,3 +105,42 @@ def test_a_stream_that_leaves_hands_over_the_drops_nobody_has_told() -> None:
     assert batcher.leave(0) == {SUPERSEDED: 1}
     assert not batcher.holds(0)
     assert batcher.leave(0) == {}
+
+
+OVERLOADS = {
+    "four alike": ([30, 30, 30, 30], [320] * 4, 1),
+    "one at half the rate": ([30, 30, 30, 15], [320] * 4, 1),
+    "one that is all but idle": ([30, 30, 30, 2], [320] * 4, 1),
+    "rates that never meet": ([29.97, 30, 23.976, 50], [320] * 4, 1),
+    "two sizes": ([30, 30, 30, 30], [320, 640, 320, 320], 1),
+    "batches of four": ([30, 30, 30, 30, 30, 30], [320] * 6, 4),
+    "batches of four, two sizes": ([30, 30, 30, 30, 30], [320, 320, 320, 320, 640], 4),
+}
+
+
+@pytest.mark.parametrize("case", OVERLOADS)
+def test_an_engine_that_is_too_slow_is_shared_fairly_and_gets_nothing_stale(case: str) -> None:
+    """A minute of an engine three times too slow, its clock simulated: every stream has 80 % of its share or all that
+    it asks for, and no frame is older than its stream's period when the engine gets it."""
+    rates, widths, largest = OVERLOADS[case]
+    batcher = Batcher(largest, 0)
+    engine_ns = 3 * 1e9 / sum(rates)  # a frame
+    due = [(seq * 1e9 / rate, stream, seq) for stream, rate in enumerate(rates) for seq in range(round(61 * rate))]
+    now, served = 0.0, Counter[int]()
+    due.sort(reverse=True)
+    while now < 60e9:
+        while due[-1][0] <= now:
+            at, stream, seq = due.pop()
+            batcher.add(frame(stream, seq, width=widths[stream], at_ms=int(at / MS)))
+        batch = batcher.take(round(now))
+        for taken in batch:
+            served[taken.stream] += 1
+            assert now - taken.captured_ns <= 1e9 / rates[taken.stream] + MS
+        now = now + engine_ns * len(batch) if batch else due[-1][0]
+    left, share, waiting = sum(served.values()), 0.0, sorted(60 * rate for rate in rates)
+    for index, asked in enumerate(waiting):  # who asks for less than its part leaves the rest to the others
+        share = left / (len(waiting) - index)
+        if asked >= share:
+            break
+        left -= asked
+    assert all(served[stream] >= 0.8 * min(share, 60 * rate) for stream, rate in enumerate(rates)), served
