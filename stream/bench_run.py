@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ from stream.books import StreamBook
 from stream.config import Config, PublishConfig, StreamConfig
 from stream.supervisor import PipelineError, Supervisor
 from stream.usage import Usage
+from stream.web.process import serving
 
 LOOP = 32  # frames drawn beforehand, each stream
 SAMPLE_S = 0.5
@@ -55,6 +56,7 @@ class Load:
         model: a shipped model's name or an .onnx file.
         engine: as ``load_engine`` names it; ``null`` or ``null:MS`` is none.
         seconds: how long.
+        view: with the live view's server beside it, and nobody looking.
     """
 
     streams: int
@@ -65,6 +67,7 @@ class Load:
     model: str
     engine: str
     seconds: float
+    view: bool = False
 
     @property
     def frames(self) -> int:
@@ -79,7 +82,8 @@ class Load:
             for n in range(self.streams)
         ]
         publish = PublishConfig(endpoint=endpoint, wait_for=1)
-        return Config(model=self.model, engine=self.engine, streams=tuple(streams), publish=publish)
+        view = "127.0.0.1:0" if self.view else None
+        return Config(model=self.model, engine=self.engine, streams=tuple(streams), publish=publish, view=view)
 
 
 def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
@@ -112,7 +116,8 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
     listener.start()
     sender.close()
     try:
-        supervisor.run()
+        with serving(config, lambda _: None):
+            supervisor.run()
         if supervisor.interrupted:
             raise PipelineError("interrupted; nothing was measured")
         if not receiver.poll(PATIENCE_S):
@@ -139,6 +144,7 @@ def summary(load: Load, books: Sequence[StreamBook], heard: Heard, usage: Usage)
         "bits": load.bits,
         "fps": load.fps,
         "seconds": load.seconds,
+        "view": load.view,
         "machine": {"platform": platform.platform(), "cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]},
         "end_to_end_ms": percentiles(ends),
         "without_engine_ms": percentiles(heard.without_engine_ns()),
@@ -220,6 +226,7 @@ def bench(
     ] = "auto",
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")] = "rpcanet_plus_k1",
     seconds: Annotated[float, typer.Option(help="How long.")] = 10.0,
+    view: Annotated[bool, typer.Option("--view", help="With the live view beside it; nobody looks.")] = False,
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw latency over time and its distribution here, a PNG.")] = None,
 ) -> None:
@@ -229,7 +236,7 @@ def bench(
     given to it cannot be used.
     """
     try:
-        load = _checked(streams, fps, size, bits, model, engine, seconds)
+        load = replace(_checked(streams, fps, size, bits, model, engine, seconds), view=view)
         _check_outputs(json_path, plot)
         books, heard, usage = run_load(load)
         figures = summary(load, books, heard, usage)

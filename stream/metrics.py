@@ -86,7 +86,7 @@ class Metrics(Collector):
             frames.add_metric([name], status.frames)
             for reason, count in status.dropped.items():
                 dropped.add_metric([name, reason], count)
-            for reason, count in getattr(status, "restarts", {}).items():
+            for reason, count in status.restarts.items():
                 restarts.add_metric([name, reason], count)
             for each in sorted({*HEALTHS, status.health}):
                 health.add_metric([name, each], float(status.health == each))

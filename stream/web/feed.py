@@ -145,6 +145,7 @@ class StreamState:
             "fps": status.fps if status else 0.0,
             "frames": status.frames if status else 0,
             "dropped": status.dropped if status else {},
+            "restarts": status.restarts if status else {},
             "tracks": status.tracks if status else 0,
             "p50": p50,
             "p99": p99,

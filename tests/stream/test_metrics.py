@@ -50,7 +50,7 @@ def metrics() -> Metrics:
     made = Metrics()
     made.add(tracks(0, (1, 3, 13, 14, 15, 15.5), "confirmed", "tentative"))
     made.add(tracks(1, (1, 6, 26, 27, 28, 29.0), "confirmed", "coasting", "confirmed"))
-    made.say(status(dropped={"superseded": 3, "no free slot": 1}))
+    made.say(status(dropped={"superseded": 3, "no free slot": 1}, restarts={"track died": 2}))
     return made
 
 
@@ -64,11 +64,12 @@ def test_a_stage_counts_what_it_alone_took(metrics: Metrics) -> None:
     assert found["irstream_latency_seconds_bucket", "0.02", "sky"] == 1
 
 
-def test_drops_health_and_tracks_are_those_of_the_last_messages(metrics: Metrics) -> None:
+def test_drops_restarts_health_and_tracks_are_those_of_the_last_messages(metrics: Metrics) -> None:
     found = samples(metrics)
     assert found["irstream_frames_total", "sky"] == 2
     assert found["irstream_dropped_frames_total", "superseded", "sky"] == 3
     assert found["irstream_dropped_frames_total", "no free slot", "sky"] == 1
+    assert found["irstream_restarts_total", "track died", "sky"] == 2
     assert (found["irstream_health", "ok", "sky"], found["irstream_health", "silent", "sky"]) == (1, 0)
     assert [found["irstream_tracks", state, "sky"] for state in ("confirmed", "coasting", "tentative")] == [2, 1, 0]
     assert 0 <= found["irstream_last_frame_age_seconds", "sky"] < 60

@@ -243,7 +243,9 @@ function side() {
   }));
   const drops = Object.entries(said.dropped).sort((a, b) => b[1] - a[1]);
   $("frames").textContent = `${said.frames} published`;
-  $("drops").tBodies[0].replaceChildren(...(drops.length ? drops.map(([reason, count]) => row(`dropped: ${reason}`, count)) : [none("none dropped")]));
+  const restarts = Object.entries(said.restarts).map(([reason, count]) => row(`restarted: ${reason}`, count));
+  const dropped = drops.map(([reason, count]) => row(`dropped: ${reason}`, count));
+  $("drops").tBodies[0].replaceChildren(...(dropped.length ? dropped : [none("none dropped")]), ...restarts);
 }
 
 function row(...cells) {

@@ -93,8 +93,9 @@ def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, p
     page.wait_for_selector("#tracks tr[aria-selected='true'] >> text=confirmed")
     centre = "() => [...zoom.getContext('2d').getImageData(zoom.width / 2, zoom.height / 2, 1, 1).data]"
     assert min(page.evaluate(centre)) > 200  # the bright pixel is in the middle of the zoom
-    pipeline.send(pipeline.status(dropped={"superseded": 3}))
-    page.wait_for_selector("#drops >> text=superseded")
+    pipeline.send(pipeline.status(dropped={"superseded": 3}, restarts={"track died": 1}))
+    page.wait_for_selector("#drops >> text=dropped: superseded")
+    page.wait_for_selector("#drops >> text=restarted: track died")
     page.wait_for_function("() => Math.abs(parseFloat(p50.textContent) - 12) < 0.2")
 
 
