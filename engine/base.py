@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,15 @@ class Engine(Protocol):
         Raises:
             EngineError: if the arrays are not of these types and shapes, or the backend fails.
         """
+        ...
+
+
+@runtime_checkable
+class LocksPages(Protocol):
+    """An engine that reads frames straight from memory whose pages are locked."""
+
+    def lock_pages(self, memory: NDArray[Any]) -> bool:
+        """Lock the pages of what frames will be in; tell whether that worked. Without, frames are copied once more."""
         ...
 
 

@@ -250,7 +250,7 @@ class TensorRtEngine:
 
         def build() -> bytes:
             where = f"{self._trt.__name__} {key.version}, {key.gpu}, {recipe.precision}"
-            print(f"building a plan of {self.info.name} ({where}); this takes minutes, once ...", file=sys.stderr)
+            print(f"building a plan of {self.info.name} ({where}); this may take minutes, once ...", file=sys.stderr)
             with Bar() if sys.stderr.isatty() else contextlib.nullcontext() as bar:
                 show = bar.show if bar else None
                 if folder is None:

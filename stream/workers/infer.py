@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.base import Engine, load_engine
+from engine.base import Engine, LocksPages, load_engine
 from stream import beats
 from stream.batcher import Batcher
 from stream.config import BatchConfig
@@ -70,6 +70,11 @@ class _Infer:
             most = min(largest, streams) if all(hello.live for hello in hellos) else largest
             for batch in range(1, most + 1):
                 self.engine(shape[0]).prepare(batch, *shape[1:])
+        for hello in hellos:
+            if isinstance(engine := self.engine(hello.bits), LocksPages):
+                ring = self.rings[hello.stream]
+                for slot in range(ring.slots):
+                    engine.lock_pages(ring.frame(slot, hello.height, hello.width, hello.bits))
         self.batcher = Batcher(largest, round(self.config.batch.window_ms * 1e6))
 
     def take_in(self, message: Message) -> None:

@@ -13,6 +13,10 @@ import pytest
 from engine import base, cuda, plan_cache, tensorrt_engine
 from engine.base import load_engine
 from engine.contract import EngineError, NoGpuError
+from stream.config import BatchConfig
+from stream.frame import Hello
+from stream.ring import FrameRing
+from stream.workers import infer
 
 specification = importlib.util.spec_from_file_location("imitation", Path(__file__).with_name("imitation.py"))
 imitation = importlib.util.module_from_spec(specification)
@@ -124,6 +128,25 @@ def test_pages_that_cannot_be_locked(gpu, tiny_model):
     assert engine.lock_pages(np.zeros(100, np.uint8))
     gpu.fail["cudaHostRegister"] = 2
     assert not engine.lock_pages(np.zeros(100, np.uint8))
+
+
+def test_the_rings_pages_are_locked(gpu, tiny_model):
+    """The infer worker locks every slot's frame of every stream, and nothing more of the ring."""
+    locked = []
+
+    def register(at, size, flags):
+        locked.append((at, size))
+        return (0,)
+
+    gpu.cudaHostRegister = register
+    rings = [FrameRing(3), FrameRing(2)]
+    config = infer.InferConfig(str(tiny_model()), "tensorrt", None, BatchConfig(largest=1))
+    worker = infer._Infer(config, rings, [], None)
+    worker.greet([Hello(0, 64, 48, 8, 30.0, True), Hello(1, 32, 16, 8, 30.0, True)])
+    assert [size for _, size in locked] == [64 * 48] * 3 + [32 * 16] * 2
+    assert locked[1][0] == rings[0].frame(1, 48, 64, 8).ctypes.data
+    for ring in rings:
+        ring.close()
 
 
 FAILURES = [
