@@ -40,7 +40,7 @@ export function drawFrame(canvas, shown, tails, look) {
     const place = (p) => [(p.x + 0.5) * scale, (p.y + 0.5) * scale];
     drawTrack(context, track, tails.byId.get(track.id) ?? [], place, scale, look, track.id === look.chosen);
   }
-  if (!bitmap && !frame.pictures) note(context, "no pictures: the pipeline runs on another host or as another user");
+  if (!bitmap && !frame.pictures) note(context, "no pictures", ": the pipeline runs on another host or as another user");
 }
 
 /** Draw the neighbourhood of one track, enlarged, each pixel of the frame a square. */
@@ -147,10 +147,11 @@ function label(context, text, x, y, colour, chosen) {
   context.fillText(text, x, y);
 }
 
-function note(context, text) {
+function note(context, text, more) {
   context.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
   context.fillStyle = "#55646f";
   context.textBaseline = "alphabetic";
+  if (context.measureText(text + more).width < context.canvas.width - 20 * devicePixelRatio) text += more;
   context.fillText(text, 10 * devicePixelRatio, context.canvas.height - 10 * devicePixelRatio);
 }
 
