@@ -12,12 +12,14 @@ import multiprocessing
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,7 @@ from stream.bench_listener import STAGES_HEARD, Heard, listen, receive_heard
 from stream.bench_plot import draw_latency
 from stream.books import StreamBook
 from stream.config import Config, PublishConfig, StreamConfig
+from stream.processes import STOPS
 from stream.supervisor import PipelineError, Supervisor
 from stream.usage import Usage
 from stream.web.process import serving
@@ -113,7 +116,10 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
     receiver, sender = context.Pipe(duplex=False)
     names = [stream.name for stream in config.streams]
     listener = context.Process(target=listen, args=(endpoint, names, sender), name="subscriber", daemon=True)
+    resource_tracker.ensure_running()  # starting it would unblock the signals again
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a terminal signals the whole group; the subscriber never hears it
     listener.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     sender.close()
     try:
         with serving(config, lambda _: None):
@@ -232,8 +238,8 @@ def bench(
 ) -> None:
     """Load the pipeline with cameras that wait for no one, and say how late its answers are.
 
-    Exits with 0, with 1 if the pipeline broke or its accounts do not add up, with 2 if something
-    given to it cannot be used.
+    Exits with 0; with 1 if the pipeline broke or its accounts do not add up;
+    with 2 if something given to it cannot be used.
     """
     try:
         load = replace(_checked(streams, fps, size, bits, model, engine, seconds), view=view)
