@@ -20,7 +20,9 @@ from stream.frame import Failed
 from stream.system import WorkerSpec
 from stream.workers import work_watched
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup: it is to outlive its terminal
+    STOPS = STOPS[:2]
 STALL_S = 1.0  # without a pulse, of a process that is stopped
 STARVED_S = 10.0  # without a pulse, of one that may only be waiting for a core
 HANG_S = 30.0  # without a step of its main loop: it hangs

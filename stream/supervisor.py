@@ -75,7 +75,7 @@ class Supervisor:
         self._failure: Failed | None = None
         self._given_up: str | None = None  # why the first stream was, whose capture keeps dying
         self._signals = 0
-        self._started = self._stopping = self._closing = False
+        self._started = self._stopping = self._closing = self._asked = False
         self._looked = 0.0
 
     @property
@@ -136,6 +136,8 @@ class Supervisor:
                 names = [n for n, worker in self._workers.items() if not worker.ready]
                 waiting = [b.name for b in self.books if not b.ended] if self._started else names
                 raise PipelineError(f"{', '.join(sorted(waiting))}: no answer; gave up waiting")
+            if not self._started and self._waits_for_subscribers():
+                deadline = now + START_S  # they may take as long as they like
             self._look(now)
             if now >= status:
                 status = now + STATUS_S
@@ -146,6 +148,16 @@ class Supervisor:
                 self.show(self.books)
         for book in self.books:
             self._publish_status(book)
+        return True
+
+    def _waits_for_subscribers(self) -> bool:
+        """Tell whether nothing is waited for but the subscribers that were asked for, and say so once."""
+        publish = self.config.publish
+        if not publish.wait_for or any(w.ready == (name == "track") for name, w in self._workers.items()):
+            return False
+        if not self._asked:
+            self._asked = True
+            print(f"waiting for {publish.wait_for} to subscribe to tracks/ on {publish.endpoint}", file=sys.stderr)
         return True
 
     def _look(self, now: float) -> None:

@@ -218,7 +218,7 @@ def test_report_to_standard_output_leaves_it_to_json_alone() -> None:
     assert json.loads(outcome.out)["streams"][0]["published"] == 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [False, True], ids=["to-the-command", "to-all-its-processes"])
 def test_a_signal_ends_the_run_cleanly(number: signal.Signals, group: bool) -> None:
     started = Run()
@@ -231,8 +231,9 @@ def test_a_signal_ends_the_run_cleanly(number: signal.Signals, group: bool) -> N
 
 def test_a_signal_while_it_starts_ends_it_at_once() -> None:
     started = Run("--wait-for", 1)  # nobody comes
-    for name in ("capture sky", "infer", "track"):
-        started.worker(name)
+    assert started.process.stderr
+    asked = started.process.stderr.readline()  # once everything else is ready
+    assert "waiting for 1 to subscribe to tracks/ on tcp://127.0.0.1" in asked
     before = time.monotonic()
     os.killpg(started.process.pid, signal.SIGINT)
     outcome = started.end()

@@ -66,8 +66,9 @@ class _Infer:
         best = {bits: self.engine(bits).best_batch for bits in {hello.bits for hello in hellos}}
         largest = self.config.batch.largest or min(best.values())
         for shape in {(hello.bits, hello.height, hello.width) for hello in hellos}:
-            streams = sum((hello.bits, hello.height, hello.width) == shape for hello in hellos)
-            most = min(largest, streams) if all(hello.live for hello in hellos) else largest
+            alike = [hello for hello in hellos if (hello.bits, hello.height, hello.width) == shape]
+            slots = sum(self.rings[hello.stream].slots for hello in alike)
+            most = min(largest, len(alike) if all(hello.live for hello in hellos) else slots)
             for batch in range(1, most + 1):
                 self.engine(shape[0]).prepare(batch, *shape[1:])
         for hello in hellos:
