@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 DEBIAN := libsrt1.5-gnutls libaravis-0.8-0 aravis-tools python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-tools \
 	gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly chromium prometheus
 
-.PHONY: debian-packages setup setup-dev demo test gpu-check lint docs clean
+.PHONY: debian-packages setup setup-dev demo test fuzz soak gpu-check lint docs clean
 
 setup: $(VENV)/.base
 
@@ -47,6 +47,15 @@ test: $(VENV)/.dev
 gpu-check: $(VENV)/.base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
 	$(BIN)/python -m engine.gpu_check --json gpu.json
+
+# Hypothesis draws so many configurations, messages and images; the tests draw a few of each.
+CASES ?= 10000
+fuzz: $(VENV)/.dev
+	FUZZ_CASES=$(CASES) $(BIN)/python -m pytest tests/test_fuzz.py --timeout 7200
+
+MINUTES ?= 30
+soak: $(VENV)/.base
+	$(BIN)/python -m stream.soak --minutes $(MINUTES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -30,14 +30,14 @@ class Usage:
 
     def sample(self) -> None:
         """Look at every process once."""
-        for pid in _family(os.getpid()):
+        for pid in family(os.getpid()):
             now = time.monotonic()
             try:
                 stat = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
                 status = (PROC / str(pid) / "status").read_text()
                 cpu_s = (int(stat[11]) + int(stat[12])) * TICK_S
                 if pid not in self._seen:
-                    self._seen[pid] = _Seen(_name(pid), now, cpu_s, now, cpu_s)
+                    self._seen[pid] = _Seen(name_of(pid), now, cpu_s, now, cpu_s)
             except (OSError, IndexError):  # it ended while we looked
                 continue
             seen = self._seen[pid]
@@ -64,7 +64,7 @@ class Usage:
         return sorted(rows, key=lambda row: -float(str(row["cpu_percent"])))
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and its descendants."""
     family, ahead = [], [pid]
     while ahead:
@@ -77,7 +77,8 @@ def _family(pid: int) -> list[int]:
     return family
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """Return what a process is called."""
     if pid == os.getpid():
         return "supervisor"
     words = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from stream.frame import RESTART
-from tests.test_run_pipeline import Run, tracks_of
+from stream.processes import MOST_RESTARTS
+from stream.sources import open_source
+from stream.system import SLOTS
+from tests.test_run_pipeline import Run, processes, tracks_of
 
 LIVE = [
     "--source", "scene:?width=128&height=96&seed=1&fps=30", "--source", "scene:?width=128&height=96&seed=2&fps=30",
@@ -87,3 +90,72 @@ def test_workers_that_die_or_stall_are_replaced_and_every_frame_is_accounted_for
     last = [m for m in messages if m["schema"] == "irstream.status/1" and m["stream"] == "scene"][-1]
     assert last["restarts"].items() <= report["scene"]["restarts"].items()  # it is up to a second old
     assert len(last["restarts"]) >= 2
+
+
+def test_a_file_goes_on_at_the_next_frame(tmp_path: Path) -> None:
+    """Each worker is killed in turn: every frame is published or counted, and is the one that its number says."""
+    uri, frames = "scene:?width=128&height=96&seed=1&frames=500", 500
+    started = Run("--source", uri, "--file", "--wait-for", 1, "--report", tmp_path / "r.json")
+    todo = dict(zip(WORKERS, (40, 150, 260), strict=True))
+
+    def until(messages: list[dict]) -> bool:
+        for name, after in list(todo.items()):
+            if len(tracks_of(messages, "scene")) >= after:
+                del todo[name]
+                os.kill(started.worker(name), signal.SIGKILL)
+        return False
+
+    messages = started.listen(until=until)
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    (stream,) = json.loads((tmp_path / "r.json").read_text())["streams"]
+    assert sum(stream["restarts"].values()) == 3
+    assert stream["published"] + stream["dropped"] == stream["frames"] == frames
+    assert stream["dropped"] <= 2 * SLOTS
+    seqs = [m["seq"] for m in tracks_of(messages, "scene")]
+    assert seqs == sorted(set(seqs))
+    source = open_source(uri, live=False)
+    truth = [source.read(1.0).truth for _ in range(frames)]
+    for message in messages:
+        if message["schema"] == "irstream.truth/1":
+            assert [(t["x"], t["y"]) for t in message["targets"]] == [(p.x, p.y) for p in truth[message["seq"]]]
+
+
+def test_a_supervisor_that_is_stopped_holds_nobody_up() -> None:
+    started = Run(*LIVE)
+    started.listen(until=bool)
+    os.kill(started.process.pid, signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        messages = started.listen(until=lambda _: time.monotonic() - stopped > 3)
+    finally:
+        os.kill(started.process.pid, signal.SIGCONT)
+    assert len(tracks_of(messages, "scene")) > 20
+    assert started.listen(until=lambda seen: any(m["schema"] == "irstream.status/1" for m in seen))
+    os.kill(started.process.pid, signal.SIGINT)
+    outcome = started.end()
+    assert (outcome.code, outcome.left, outcome.err) == (0, [], "")
+
+
+def test_a_camera_that_keeps_dying_is_given_up_and_the_other_goes_on(tmp_path: Path) -> None:
+    frames = 450
+    started = Run(LIVE[0], LIVE[1], LIVE[2], f"{LIVE[3]}&frames={frames}", "--report", tmp_path / "r.json")
+    started.listen(until=bool)
+    killed: set[int] = set()
+
+    def kill(_: list[dict]) -> bool:
+        for pid, command in processes(started.mark):
+            if command == "irstream capture scene" and pid not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+    started.listen(until=kill)
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (1, []), outcome.err
+    assert len(killed) == MOST_RESTARTS + 1
+    reason = "capture scene: the worker died (signal 9); 5 restarts within 60 s are the most"
+    assert outcome.err.splitlines()[-1] == f"error: {reason}"
+    first, second = json.loads((tmp_path / "r.json").read_text())["streams"]
+    assert first["fault"] == reason
+    assert (second["fault"], second["frames"], second["restarts"]) == (None, frames, {})
