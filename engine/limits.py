@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.base import Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
+from engine.openvino_engine import openvino_core
 
 SIDE = 1024  # of the square matrices whose product is the limit
 
@@ -64,7 +65,7 @@ class Gemm:
         left = ops.parameter([SIDE, SIDE], openvino.Type.f32)
         right = ops.constant(np.full((SIDE, SIDE), 0.5, np.float32))
         model = openvino.Model([ops.matmul(left, right, False, False)], [left])
-        self._request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+        self._request = openvino_core().compile_model(model, "CPU", config).create_infer_request()
         self._left = np.full((SIDE, SIDE), 0.5, np.float32)
 
     def prepare(self, batch: int, height: int, width: int) -> None:

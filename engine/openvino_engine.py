@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -18,6 +19,16 @@ from engine.openvino_graph import find_parts, find_wide, rewrite
 MAX_SHAPES = 16  # compiled shapes kept; a compiled K=6 takes some 100 MiB
 Precision = Literal["f32", "bf16"]
 _BARE = "/WithoutBiases"  # OpenVINO splits a convolution: this is its name without the bias
+
+
+@functools.cache
+def openvino_core() -> openvino.Core:
+    """Return the core of this process, made once and never let go.
+
+    Each core's CPU plugin gives the main thread a signal stack and frees it when it goes; after several in any other
+    order than last in, first out, a freed one is left in place and the next signal that Python handles is a SIGSEGV.
+    """
+    return openvino.Core()
 
 
 class OpenVinoEngine:
@@ -40,7 +51,7 @@ class OpenVinoEngine:
 
     def __init__(self, content: bytes, info: ModelInfo, threads: int | None, precision: Precision = "f32") -> None:
         self.info = info
-        self._core = openvino.Core()
+        self._core = openvino_core()
         self._lanes = threads or len(os.sched_getaffinity(0))
         self._config: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": precision,

@@ -1,5 +1,8 @@
 """Every engine answers alike, and refuses in one line what it cannot run."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -66,6 +69,31 @@ def test_forgotten_shapes_are_compiled_again(tiny_model):
     for side in [*range(1, MAX_SHAPES + 3), 1]:
         assert engine.infer(np.full((1, 1, side, side), 7, np.uint8), window).shape == (1, 1, side, side)
     assert len(engine._requests) == MAX_SHAPES
+
+
+COME_AND_GONE = """
+import gc, signal, sys
+from engine.limits import Gemm
+from engine.base import load_engine
+held = [load_engine(sys.argv[1], "openvino"), Gemm(None), load_engine(sys.argv[1], "openvino")]
+for engine in held:
+    engine.prepare(1, 8, 8)
+del engine
+while held:
+    del held[0]
+    gc.collect()
+heard = []
+signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+signal.raise_signal(signal.SIGTERM)
+print(*heard)
+"""
+
+
+def test_a_signal_is_heard_after_engines_have_come_and_gone(tiny_model):
+    """Engines that are dropped in the order they came leave a stack for Python's signal handlers, not a freed one."""
+    line = [sys.executable, "-c", COME_AND_GONE, str(tiny_model())]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "15\n"), done.stderr
 
 
 U8, F32 = np.uint8, np.float32
