@@ -39,15 +39,15 @@ class Key:
 
     Attributes:
         onnx: SHA-256 of the ONNX file that was built, precision included.
-        library: ``tensorrt`` or ``tensorrt_rtx``.
+        builder: the library, ``tensorrt`` or ``tensorrt_rtx``.
         gpu: its name and compute capability, or the latter alone for a machine that is not this one.
         recipe: profiles, precision and level, as text.
-        version: the library's.
+        version: the builder's.
         driver: the version of CUDA that the driver has; 0 for a machine that is not this one.
     """
 
     onnx: str
-    library: str
+    builder: str
     gpu: str
     recipe: str
     version: str
@@ -174,7 +174,7 @@ def build_timed(
     progress: Progressed | None = None,
 ) -> Built:
     """Build a plan with the timings of earlier builds on this GPU, and keep its own; see ``build_plan``."""
-    about = json.dumps([key.library, key.version, key.gpu, key.driver])
+    about = json.dumps([key.builder, key.version, key.gpu, key.driver])
     path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.timings"
     try:
         timings = _read_own(path)

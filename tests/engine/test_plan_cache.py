@@ -14,7 +14,7 @@ from engine import plan_cache
 from engine.contract import EngineError
 from engine.plan_cache import Key, PlanRefusedError, cache_folder, keep, load_or_build, read
 
-KEY = Key(onnx="a" * 64, library="tensorrt", gpu="NVIDIA L4 sm_89", recipe="{}", version="11.0", driver=13000)
+KEY = Key(onnx="a" * 64, builder="tensorrt", gpu="NVIDIA L4 sm_89", recipe="{}", version="11.0", driver=13000)
 PLAN = bytes(range(256)) * 40
 
 
@@ -41,7 +41,7 @@ def test_what_was_kept_is_read(folder, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("other", ["onnx", "library", "gpu", "recipe"])
+@pytest.mark.parametrize("other", ["onnx", "builder", "gpu", "recipe"])
 def test_another_plan_has_another_place(folder, other, capsys):
     """Another model, library, GPU or profile finds nothing, and leaves what is there."""
     keep(folder, KEY, PLAN)
