@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from rich.table import Table
 from engine.base import FULL_RANGE, Engine, Frames, load_engine
 from engine.contract import EngineError, find_model, read_model
 from engine.limits import Gemm, Reference, work_of
+from engine.one_line import check_output, one_line_errors
 
 TURN_S = 0.2  # an engine's turn, before the next one has it
 LEAST_RUNS = 5
@@ -174,6 +174,7 @@ def table_of(timings: list[Timing]) -> Table:
     return table
 
 
+@one_line_errors(EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
     engine: Annotated[str, typer.Option(help="Engines, comma-separated: auto, openvino, onnxruntime.")] = "auto",
@@ -185,29 +186,19 @@ def main(
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
 ) -> None:
     """Time a model on engines, side by side in one run."""
-    try:
-        if not 0 < seconds < float("inf"):
-            raise EngineError(f"--seconds {seconds}: a number above 0 is expected")
-        sizes = [_size(part) for part in size.split(",")]
-        batches = [_whole(part) for part in batch.split(",")]
-        names = [name.strip() for name in engine.split(",")]
-        if json_path and json_path != "-" and not Path(json_path).parent.is_dir():
-            raise EngineError(f"--json {json_path}: its folder does not exist")
-        if json_path and Path(json_path).is_dir():
-            raise EngineError(f"--json {json_path}: a folder; a file to write is expected")
-        timings = bench(model, names, sizes, batches, seconds, threads, reference)
-        if json_path:
-            figures = json.dumps({"results": [asdict(timing) for timing in timings]}, indent=2)
-            if json_path == "-":
-                print(figures)
-            else:
-                Path(json_path).write_text(figures + "\n")
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {json_path}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    if not 0 < seconds < float("inf"):
+        raise EngineError(f"--seconds {seconds}: a number above 0 is expected")
+    sizes = [_size(part) for part in size.split(",")]
+    batches = [_whole(part) for part in batch.split(",")]
+    names = [name.strip() for name in engine.split(",")]
+    check_output("--json", json_path)
+    timings = bench(model, names, sizes, batches, seconds, threads, reference)
+    if json_path:
+        figures = json.dumps({"results": [asdict(timing) for timing in timings]}, indent=2)
+        if json_path == "-":
+            print(figures)
+        else:
+            Path(json_path).write_text(figures + "\n")
     if json_path != "-":
         Console().print(table_of(timings))
 

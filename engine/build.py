@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from engine.contract import FRAMES, WINDOW, EngineError, ModelError, ModelInfo, find_model, read_model
+from engine.one_line import check_output, one_line_errors
 from engine.precision import PRECISIONS, Precision, to_half
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -261,6 +261,7 @@ class Bar:
             self._tasks[phase] = self._bar.add_task(("  " if parent else "") + phase, total=steps)
 
 
+@one_line_errors(EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
     precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
@@ -276,43 +277,37 @@ def main(
     """Build a model's TensorRT plan and keep it in the cache, where the pipeline finds it."""
     from engine.plan_cache import build_timed, cache_folder, key_of, load_or_build
 
-    try:
-        if precision not in PRECISIONS:
-            raise EngineError(f"--precision {precision}: {' or '.join(PRECISIONS)} is expected")
-        if library not in (None, *LIBRARIES):
-            raise EngineError(f"--library {library}: {' or '.join(LIBRARIES)} is expected")
-        sizes = [_size(part, size) for part in size.split(":")]
-        recipe = Recipe(
-            precision, _range("--batch", batch, batch.split(":")), _range("--size", size, [h for _, h in sizes]),
-            _range("--size", size, [w for w, _ in sizes]), level, gpu_arch,
-        )  # fmt: skip
-        proto, info = read_model(find_model(model, bits))
-        if info.bits != bits:
-            raise ModelError(f"{model}: a model for {info.bits}-bit frames; one for {bits} bit is needed")
-        trt = find_library(library)
-        content = onnx_for(proto, info, recipe)
-        folder, key = cache_folder(), key_of(content, recipe, trt)
-        built: list[Built] = []
+    check_output("--json", json_path)
+    if precision not in PRECISIONS:
+        raise EngineError(f"--precision {precision}: {' or '.join(PRECISIONS)} is expected")
+    if library not in (None, *LIBRARIES):
+        raise EngineError(f"--library {library}: {' or '.join(LIBRARIES)} is expected")
+    sizes = [_size(part, size) for part in size.split(":")]
+    recipe = Recipe(
+        precision, _range("--batch", batch, batch.split(":")), _range("--size", size, [h for _, h in sizes]),
+        _range("--size", size, [w for w, _ in sizes]), level, gpu_arch,
+    )  # fmt: skip
+    proto, info = read_model(find_model(model, bits))
+    if info.bits != bits:
+        raise ModelError(f"{model}: a model for {info.bits}-bit frames; one for {bits} bit is needed")
+    trt = find_library(library)
+    content = onnx_for(proto, info, recipe)
+    folder, key = cache_folder(), key_of(content, recipe, trt)
+    built: list[Built] = []
 
-        def build() -> bytes:
-            with Bar() as bar:
-                built.append(build_timed(folder, key, content, info, recipe, trt, bar.show))
-            return built[0].plan
+    def build() -> bytes:
+        with Bar() as bar:
+            built.append(build_timed(folder, key, content, info, recipe, trt, bar.show))
+        return built[0].plan
 
-        plan = build() if inspect else load_or_build(folder, key, build, bytes)
-        said = {"plan": str(folder / f"{key.slot()}.plan"), "bytes": len(plan), "built": bool(built)}
-        if inspect and built:
-            said |= {"profiles": built[0].profiles, "layers": [vars(layer) for layer in built[0].layers]}
-        if json_path == "-":
-            print(json.dumps(said, indent=2))
-        elif json_path:
-            Path(json_path).write_text(json.dumps(said, indent=2) + "\n")
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    plan = build() if inspect else load_or_build(folder, key, build, bytes)
+    said = {"plan": str(folder / f"{key.slot()}.plan"), "bytes": len(plan), "built": bool(built)}
+    if inspect and built:
+        said |= {"profiles": built[0].profiles, "layers": [vars(layer) for layer in built[0].layers]}
+    if json_path == "-":
+        print(json.dumps(said, indent=2))
+    elif json_path:
+        Path(json_path).write_text(json.dumps(said, indent=2) + "\n")
     if json_path != "-":
         if inspect and built:
             table = Table("layer", "kind", "makes")

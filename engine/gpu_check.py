@@ -23,6 +23,7 @@ from engine.base import FULL_RANGE, Engine, Frames, load_engine
 from engine.bench import bench
 from engine.contract import EngineError, find_model, read_model
 from engine.cuda import find_gpu
+from engine.one_line import check_output, one_line_errors
 
 SIZES = [(256, 256), (640, 512), (1280, 1024)]
 BATCHES = [1, 4, 8, 16]
@@ -86,37 +87,32 @@ def run_pipeline(model: str) -> dict[str, Any]:
         return report
 
 
+@one_line_errors(EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")] = "rpcanet_plus_k1",
     seconds: Annotated[float, typer.Option(help="How long to time each engine, size and batch.")] = 2.0,
     json_path: Annotated[str, typer.Option("--json", help="Write what was seen here; - is stdout.")] = "-",
 ) -> None:
     """Build, compare, time and run end to end on this machine's GPU."""
-    try:
-        gpu = find_gpu()
-        bits = read_model(find_model(model))[1].bits
-        start = time.monotonic()
-        engine = load_engine(model, "tensorrt", bits)
-        loaded = time.monotonic() - start
-        cases = parity(engine, load_engine(model, "onnxruntime", bits))
-        seen: dict[str, Any] = {
-            "schema": "irstream.gpu_check/1",
-            "gpu": asdict(gpu),
-            "load_s": loaded,  # with the plan's build, where it was not in the cache
-            "parity": cases,
-            "times_ms": engine.times_ms,  # type: ignore[attr-defined]
-            "results": [asdict(timing) for timing in bench(model, ["tensorrt"], SIZES, BATCHES, seconds, None)],
-            "pipeline": run_pipeline(model),
-        }
-        text = json.dumps(seen, indent=2)
-        if json_path != "-":
-            Path(json_path).write_text(text + "\n")
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    check_output("--json", json_path)
+    gpu = find_gpu()
+    bits = read_model(find_model(model))[1].bits
+    start = time.monotonic()
+    engine = load_engine(model, "tensorrt", bits)
+    loaded = time.monotonic() - start
+    cases = parity(engine, load_engine(model, "onnxruntime", bits))
+    seen: dict[str, Any] = {
+        "schema": "irstream.gpu_check/1",
+        "gpu": asdict(gpu),
+        "load_s": loaded,  # with the plan's build, where it was not in the cache
+        "parity": cases,
+        "times_ms": engine.times_ms,  # type: ignore[attr-defined]
+        "results": [asdict(timing) for timing in bench(model, ["tensorrt"], SIZES, BATCHES, seconds, None)],
+        "pipeline": run_pipeline(model),
+    }
+    text = json.dumps(seen, indent=2)
+    if json_path != "-":
+        Path(json_path).write_text(text + "\n")
     if json_path == "-":
         print(text)
     if not all(case["fine"] for case in cases):

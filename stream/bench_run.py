@@ -14,7 +14,6 @@ import platform
 import re
 import signal
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.contract import EngineError
+from engine.one_line import check_output, one_line_errors
 from stream import StreamError
 from stream.bench_listener import STAGES_HEARD, Heard, listen, receive_heard
 from stream.bench_plot import draw_latency
@@ -222,6 +222,8 @@ def tables_of(figures: dict[str, Any]) -> list[Table]:
     return [latency, streams, processes]
 
 
+@one_line_errors(PipelineError, code=1)
+@one_line_errors(StreamError, EngineError)
 def bench(
     streams: Annotated[int, typer.Option(help="Cameras.", min=1, max=64)] = 1,
     fps: Annotated[float, typer.Option(help="Frames per second of each.")] = 30.0,
@@ -241,30 +243,23 @@ def bench(
     Exits with 0; with 1 if the pipeline broke or its accounts do not add up;
     with 2 if something given to it cannot be used.
     """
-    try:
-        load = replace(_checked(streams, fps, size, bits, model, engine, seconds), view=view)
-        _check_outputs(json_path, plot)
-        books, heard, usage = run_load(load)
-        figures = summary(load, books, heard, usage)
-        if json_path == "-":
-            print(json.dumps(figures, indent=2))
-        elif json_path:
-            Path(json_path).write_text(json.dumps(figures, indent=2) + "\n")
-        if plot:
-            title = f"{streams} x {size} {bits} bit at {fps:g} frames/s, engine {engine}"
-            draw_latency(plot, heard, [book.name for book in books], title)
-        if json_path != "-":
-            console = Console()
-            for table in tables_of(figures):
-                console.print(table, "")
-        if wrong := what_does_not_add_up(figures):
-            raise PipelineError("; ".join(wrong))
-    except (StreamError, EngineError, PipelineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, PipelineError) else 2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    load = replace(_checked(streams, fps, size, bits, model, engine, seconds), view=view)
+    _check_outputs(json_path, plot)
+    books, heard, usage = run_load(load)
+    figures = summary(load, books, heard, usage)
+    if json_path == "-":
+        print(json.dumps(figures, indent=2))
+    elif json_path:
+        Path(json_path).write_text(json.dumps(figures, indent=2) + "\n")
+    if plot:
+        title = f"{streams} x {size} {bits} bit at {fps:g} frames/s, engine {engine}"
+        draw_latency(plot, heard, [book.name for book in books], title)
+    if json_path != "-":
+        console = Console()
+        for table in tables_of(figures):
+            console.print(table, "")
+    if wrong := what_does_not_add_up(figures):
+        raise PipelineError("; ".join(wrong))
 
 
 def _checked(streams: int, fps: float, size: str, bits: int, model: str, engine: str, seconds: float) -> Load:
@@ -282,12 +277,7 @@ def _checked(streams: int, fps: float, size: str, bits: int, model: str, engine:
 
 def _check_outputs(json_path: str | None, plot: Path | None) -> None:
     """Refuse, before minutes of work, what could not be written after them."""
-    for option, path in (("--json", Path(json_path) if json_path and json_path != "-" else None), ("--plot", plot)):
-        if path and not path.absolute().parent.is_dir():
-            raise StreamError(f"{option} {path}: its folder does not exist")
-        if path and path.is_dir():
-            raise StreamError(f"{option} {path}: a folder; a file is expected")
-    if plot and plot.suffix != ".png":
-        raise StreamError(f"--plot {plot}: a name that ends in .png is expected")
+    check_output("--json", json_path)
+    check_output("--plot", plot, ".png")
     if plot and importlib.util.find_spec("matplotlib") is None:
         raise StreamError("--plot needs matplotlib: pip install 'irstream[plots]'")

@@ -13,6 +13,7 @@ from rich.live import Live
 
 from engine.base import ENGINES
 from engine.contract import EngineError
+from engine.one_line import OutputError, check_output
 from stream import StreamError
 from stream.books import StreamBook
 from stream.config import Config, load_config, streams_of
@@ -104,10 +105,7 @@ def run(
         overrides["duration"] = None  # the file's was meant for its own streams
     try:
         checked = load_config(config, overrides)
-        if report_to and report_to != "-" and not Path(report_to).absolute().parent.is_dir():
-            raise StreamError(f"--report {report_to}: its folder does not exist")
-        if report_to and Path(report_to).is_dir():
-            raise StreamError(f"--report {report_to}: a folder; a file is expected")
+        check_output("--report", report_to)
         if live is not None and not source:
             raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")
         if check:
@@ -125,7 +123,7 @@ def run(
                 log.end(checked, supervisor.books)
             if report_to:
                 write_report(report_to, checked, supervisor.books)
-    except (StreamError, EngineError) as error:
+    except (StreamError, EngineError, OutputError) as error:
         log.fail(str(error))
         raise typer.Exit(BAD_INPUT) from None
     except PipelineError as error:

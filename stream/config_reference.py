@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import BaseModel
 
+from engine.one_line import one_line_errors
 from stream.config import Config
 
 INTRODUCTION = """# Configuration
@@ -104,15 +104,12 @@ def _value(said: dict[str, Any]) -> str:
     return ", ".join([kind, *limits])
 
 
+@one_line_errors()
 def main(
     path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE")] = Path("docs/configuration.md"),
 ) -> None:
     """Write the reference of the configuration from its models."""
-    try:
-        path.write_text(reference(), encoding="utf-8")
-    except OSError as error:
-        print(f"error: {path}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    path.write_text(reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

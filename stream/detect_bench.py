@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from engine.one_line import check_output, one_line_errors
 from stream import StreamError
 from stream.detect import DetectConfig, detect
 
@@ -46,19 +46,17 @@ def time_detection(width: int, height: int, targets: int) -> dict[str, Any]:
     return {"size": f"{width}x{height}", "targets": targets, "median_ms": round(median, 3), "p99_ms": round(p99, 3)}
 
 
+@one_line_errors(StreamError)
 def main(
     size: Annotated[str, typer.Option(help="Sizes, WIDTHxHEIGHT, comma-separated.")] = "640x512,2560x2048",
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
 ) -> None:
     """Time detection on maps with few and many targets."""
     cv2.setNumThreads(1)  # as in a worker
-    try:
-        sizes = [re.fullmatch(r"(\d{2,5})x(\d{2,5})", part) for part in size.split(",")]
-        if not all(sizes):
-            raise StreamError(f"--size {size}: WIDTHxHEIGHT is expected, such as 640x512")
-    except StreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    check_output("--json", json_path)
+    sizes = [re.fullmatch(r"(\d{2,5})x(\d{2,5})", part) for part in size.split(",")]
+    if not all(sizes):
+        raise StreamError(f"--size {size}: WIDTHxHEIGHT is expected, such as 640x512")
     rows = [time_detection(int(part[1]), int(part[2]), n) for part in sizes if part for n in TARGETS]
     if json_path == "-":
         print(json.dumps({"results": rows}, indent=1))

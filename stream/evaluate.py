@@ -10,7 +10,6 @@ import csv
 import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +23,7 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from engine.contract import EngineError
+from engine.one_line import check_output, check_output_folder, one_line_errors
 from stream import StreamError
 from stream.draw_clip import draw_precision_recall, draw_video
 from stream.labels import Clip, read_clips
@@ -168,6 +168,8 @@ def write_tables(folder: Path, clips: Sequence[Clip], records: dict[str, StreamR
                 writer_of_rows.writerow([clip.name, frame.seq, *counts])
 
 
+@one_line_errors(PipelineError, code=1)
+@one_line_errors(StreamError, EngineError)
 def main(
     clips: Annotated[Path | None, typer.Option(help="A folder of videos, each with a CSV of boxes beside it.")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="Only this clip of the folder; repeatable.")] = None,
@@ -190,35 +192,28 @@ def main(
     run: Runner = partial(run_pipeline, config=config, model=model, engine=engine)
     result: dict[str, Any] = {}
     tables: list[Table] = []
-    try:
-        _check(clips, scenes, others, {"--clip": clip, "--csv": csv_folder, "--picture": picture, "--video": video})
-        _check_outputs(json_path, picture, video)
-        if clips is not None:
-            labelled = read_clips(clips, clip)
-            records = evaluate_clips(labelled, run, together)
-            figures, tables = measure_clips(labelled, records, others)
-            result |= figures
-        if scenes is not None:
-            found = evaluate_scenes(_seeds(scenes), scene_seconds, run)
-            result["scenes"] = {name: asdict(score) for name, score in found.items()}
-            tables.append(scenes_table(found))
-        if json_path == "-":
-            print(json.dumps(result, indent=2))
-        elif json_path:
-            Path(json_path).write_text(json.dumps(result, indent=2) + "\n")
-        if clips is not None and csv_folder:
-            write_tables(csv_folder, labelled, records)
-        if clips is not None and picture:
-            total = merged(score_clip(c, results_of(records[c.name]), fps_of(records[c.name])) for c in labelled)
-            draw_precision_recall(picture, precision_recall(total))
-        if clips is not None and video:
-            draw_video(video, labelled, records)
-    except (StreamError, EngineError, PipelineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, PipelineError) else 2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    _check(clips, scenes, others, {"--clip": clip, "--csv": csv_folder, "--picture": picture, "--video": video})
+    _check_outputs(json_path, csv_folder, picture, video)
+    if clips is not None:
+        labelled = read_clips(clips, clip)
+        records = evaluate_clips(labelled, run, together)
+        figures, tables = measure_clips(labelled, records, others)
+        result |= figures
+    if scenes is not None:
+        found = evaluate_scenes(_seeds(scenes), scene_seconds, run)
+        result["scenes"] = {name: asdict(score) for name, score in found.items()}
+        tables.append(scenes_table(found))
+    if json_path == "-":
+        print(json.dumps(result, indent=2))
+    elif json_path:
+        Path(json_path).write_text(json.dumps(result, indent=2) + "\n")
+    if clips is not None and csv_folder:
+        write_tables(csv_folder, labelled, records)
+    if clips is not None and picture:
+        total = merged(score_clip(c, results_of(records[c.name]), fps_of(records[c.name])) for c in labelled)
+        draw_precision_recall(picture, precision_recall(total))
+    if clips is not None and video:
+        draw_video(video, labelled, records)
     if json_path != "-":
         for table in tables:
             Console().print(table)
@@ -257,19 +252,12 @@ def _check(clips: Path | None, scenes: str | None, others: Sequence[str], of_cli
         _seeds(scenes)
 
 
-def _check_outputs(json_path: str | None, picture: Path | None, video: Path | None) -> None:
+def _check_outputs(json_path: str | None, csv_folder: Path | None, picture: Path | None, video: Path | None) -> None:
     """Refuse, before minutes of work, what could not be written after them."""
-    wanted = {
-        "--json": Path(json_path) if json_path and json_path != "-" else None,
-        "--picture": picture,
-        "--video": video,
-    }
-    for option, path in wanted.items():
-        if path and not path.absolute().parent.is_dir():
-            raise StreamError(f"{option} {path}: its folder does not exist")
-    for option, path, suffix in (("--picture", picture, ".png"), ("--video", video, ".mp4")):
-        if path and path.suffix != suffix:
-            raise StreamError(f"{option} {path}: a name that ends in {suffix} is expected")
+    check_output("--json", json_path)
+    check_output_folder("--csv", csv_folder)
+    check_output("--picture", picture, ".png")
+    check_output("--video", video, ".mp4")
     if picture and importlib.util.find_spec("matplotlib") is None:
         raise StreamError("--picture needs matplotlib: pip install 'irstream[plots]'")
 

@@ -11,14 +11,13 @@ from typing import TextIO
 import msgspec
 
 from stream.messages import TracksMessage, WireTrack, decode
-from stream.record import RecordingError
+from stream.record import RecordedMessage, RecordingError
 
-Recorded = tuple[int, str, bytes]
 TRACK_COLUMNS = tuple(name for name in WireTrack.__struct_fields__ if name != "cov")
 COLUMNS = ("stream", "seq", "captured_utc_ns", *TRACK_COLUMNS)
 
 
-def write_csv(messages: Iterable[Recorded], path: Path) -> str:
+def write_csv(messages: Iterable[RecordedMessage], path: Path) -> str:
     """Write a row a track and frame, tentative tracks included; return what was written, for people."""
     rows = 0
     with _open(path) as file:
@@ -32,7 +31,7 @@ def write_csv(messages: Iterable[Recorded], path: Path) -> str:
     return f"{rows} rows"
 
 
-def write_mot(messages: Iterable[Recorded], folder: Path) -> str:
+def write_mot(messages: Iterable[RecordedMessage], folder: Path) -> str:
     """Write MOTChallenge's text format, a file ``STREAM.txt`` a stream; return what was written, for people.
 
     Rows are ``frame,id,left,top,width,height,confidence,-1,-1,-1``: confirmed and coasting tracks,
@@ -66,20 +65,20 @@ def _mot_row(seq: int, track: WireTrack) -> str:
     return f"{seq + 1},{track.id},{left:.3f},{top:.3f},{side:.3f},{side:.3f},{track.score:.3f},-1,-1,-1\n"
 
 
-def write_jsonl(messages: Iterable[Recorded], path: Path) -> str:
+def write_jsonl(messages: Iterable[RecordedMessage], path: Path) -> str:
     """Write every message as a line of JSON, as on the wire; return what was written, for people."""
     lines = 0
     with _open(path) as file:
-        for _, topic, payload in messages:
-            file.write(msgspec.json.encode(decode(topic, payload)).decode() + "\n")
+        for message in messages:
+            file.write(msgspec.json.encode(decode(message.topic, message.payload)).decode() + "\n")
             lines += 1
     return f"{lines} lines"
 
 
-def _tracks(messages: Iterable[Recorded]) -> Iterable[TracksMessage]:
-    for _, topic, payload in messages:
-        if topic.startswith("tracks/"):
-            message = decode(topic, payload)
+def _tracks(messages: Iterable[RecordedMessage]) -> Iterable[TracksMessage]:
+    for recorded in messages:
+        if recorded.topic.startswith("tracks/"):
+            message = decode(recorded.topic, recorded.payload)
             assert isinstance(message, TracksMessage)
             yield message
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -39,6 +40,21 @@ FFV1 = {"level": "3", "slices": "4", "slicecrc": "1"}  # a check sum a slice tel
 
 class RecordingError(StreamError):
     """A recording that cannot be made or read; the message names the file and says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMessage:
+    """A message as it was published.
+
+    Attributes:
+        time_ns: when, UTC, ns since 1970.
+        topic: its topic.
+        payload: MessagePack.
+    """
+
+    time_ns: int
+    topic: str
+    payload: bytes
 
 
 class FrameRecord(msgspec.Struct, kw_only=True):
@@ -170,8 +186,8 @@ class SegmentWriter:
         self._file.close()
 
 
-def read_messages(stem: Path) -> Iterator[tuple[int, str, bytes]]:
-    """Yield the time (UTC, ns), topic and payload of every message of a segment, as they were written.
+def read_messages(stem: Path) -> Iterator[RecordedMessage]:
+    """Yield every message of a segment, in the order they were written.
 
     What a kill cut off is left out.
 
@@ -189,7 +205,7 @@ def read_messages(stem: Path) -> Iterator[tuple[int, str, bytes]]:
                 if isinstance(record, Channel):
                     topics[record.id] = record.topic
                 elif isinstance(record, Message):
-                    yield record.log_time, topics[record.channel_id], record.data
+                    yield RecordedMessage(record.log_time, topics[record.channel_id], record.data)
     except OSError as error:
         raise RecordingError(f"{path}: {error.strerror or error}") from None
     except (struct.error, EOFError, McapError, KeyError) as error:
@@ -216,10 +232,10 @@ def read_records(stem: Path) -> Iterator[FrameRecord]:
     Raises:
         RecordingError: if the file cannot be read.
     """
-    for _, topic, payload in read_messages(stem):
-        if topic.startswith(FRAMES):
+    for message in read_messages(stem):
+        if message.topic.startswith(FRAMES):
             try:
-                yield msgspec.msgpack.decode(payload, type=FrameRecord)
+                yield msgspec.msgpack.decode(message.payload, type=FrameRecord)
             except msgspec.DecodeError as error:
                 raise RecordingError(f"{stem.with_suffix(MCAP)}: another version's frame ({error})") from None
 

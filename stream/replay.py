@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -12,15 +11,13 @@ from typing import Annotated
 
 import typer
 
+from engine.one_line import check_output, check_output_folder, one_line_errors
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
 from stream.export_tracks import write_csv, write_jsonl, write_mot
 from stream.messages import KINDS
 from stream.publish import Publisher
-from stream.record import find_streams, read_messages, segments
-
-Recorded = tuple[int, str, bytes]
-"""When it was published (UTC, ns), topic and payload."""
+from stream.record import RecordedMessage, find_streams, read_messages, segments
 
 
 class Speed(StrEnum):
@@ -30,7 +27,7 @@ class Speed(StrEnum):
     MAX = "max"
 
 
-def recorded_messages(folder: Path) -> Iterator[Recorded]:
+def recorded_messages(folder: Path) -> Iterator[RecordedMessage]:
     """Yield the messages of all streams of a recording in the order of their times.
 
     Args:
@@ -40,28 +37,29 @@ def recorded_messages(folder: Path) -> Iterator[Recorded]:
         RecordingError: if it cannot be read.
     """
     streams = [_stream_messages(path) for path in find_streams(folder).values()]
-    return heapq.merge(*streams, key=lambda message: message[0])
+    return heapq.merge(*streams, key=lambda message: message.time_ns)
 
 
-def _stream_messages(folder: Path) -> Iterator[Recorded]:
+def _stream_messages(folder: Path) -> Iterator[RecordedMessage]:
     for stem in segments(folder):
-        for time_ns, topic, payload in read_messages(stem):
-            if topic.partition("/")[0] in KINDS:
-                yield time_ns, topic, payload
+        for message in read_messages(stem):
+            if message.topic.partition("/")[0] in KINDS:
+                yield message
 
 
-def publish_again(messages: Iterable[Recorded], publisher: Publisher, speed: Speed) -> int:
+def publish_again(messages: Iterable[RecordedMessage], publisher: Publisher, speed: Speed) -> int:
     """Publish messages, at the pace of their times or as fast as the subscribers take them; return how many."""
     start_ns = count = 0
-    for time_ns, topic, payload in messages:
-        start_ns = start_ns or time.monotonic_ns() - time_ns
-        if speed is Speed.REAL and (left := start_ns + time_ns - time.monotonic_ns()) > 0:
+    for message in messages:
+        start_ns = start_ns or time.monotonic_ns() - message.time_ns
+        if speed is Speed.REAL and (left := start_ns + message.time_ns - time.monotonic_ns()) > 0:
             time.sleep(left / 1e9)
-        publisher.send(topic, payload)
+        publisher.send(message.topic, message.payload)
         count += 1
     return count
 
 
+@one_line_errors(StreamError)
 def main(
     folder: Annotated[Path, typer.Argument(help="A recording: the folder of a run, or of one of its streams.")],
     speed: Annotated[Speed, typer.Option(help="At the recorded pace, or as fast as subscribers take it.")] = Speed.REAL,
@@ -78,8 +76,11 @@ def main(
     Messages are published as they were, their times included. To track a recording's frames anew,
     run the pipeline on it: run_pipeline.py --source recording:FOLDER/STREAM.
     """
+    check_output("--csv", csv)
+    check_output_folder("--mot", mot)
+    check_output("--jsonl", jsonl)
+    messages = recorded_messages(folder)
     try:
-        messages = recorded_messages(folder)
         if csv or mot or jsonl:
             for path, write in ((csv, write_csv), (mot, write_mot), (jsonl, write_jsonl)):
                 if path:
@@ -91,9 +92,6 @@ def main(
         count = publish_again(messages, publisher, speed)
         publisher.close()
         print(f"{count} messages published")
-    except StreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -18,6 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from engine.one_line import check_output, one_line_errors
 from stream import StreamError
 from stream.client import Subscription
 from stream.messages import TracksMessage
@@ -111,6 +112,8 @@ class Soak:
         return faults
 
 
+@one_line_errors(StreamError, code=1)
+@one_line_errors()
 def soak(
     minutes: Annotated[float, typer.Option(help="How long.", min=0.1, max=10_000)] = 30.0,
     source: Annotated[list[str] | None, typer.Option(help="Instead of the demo's cameras; repeatable.")] = None,
@@ -122,6 +125,7 @@ def soak(
     Exits with 0 if nothing did: after the first 5 minutes no process's memory by 1 %, its handles or
     /dev/shm at all, and the 99th percentile of latency of the last 5 minutes is within 10 % of the first 5's.
     """
+    check_output("--json", json_to)
     console = Console(stderr=json_to == "-", highlight=False, soft_wrap=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -132,9 +136,6 @@ def soak(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         seen = _watch(process, endpoint, minutes, console)
-    except StreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
     finally:
         process.terminate()
         code = process.wait()

@@ -25,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine.one_line import check_output, one_line_errors
 from stream import StreamError
 from stream.score_tracks import Points, score_tracks
 from stream.synthetic import SCENARIOS, Scenario, Sequence, make_sequence
@@ -172,6 +173,7 @@ def compare(names: list[str], scenarios: list[Scenario], seeds: range) -> list[d
     return rows
 
 
+@one_line_errors(BenchError)
 def main(
     against: Annotated[str, typer.Option(help=f"Others, comma-separated: {', '.join(list(TRACKERS)[1:])}.")] = "",
     scenarios: Annotated[str, typer.Option(help="Names, comma-separated; all if empty.")] = "",
@@ -182,16 +184,13 @@ def main(
     names = ["ours", *filter(None, against.split(","))]
     known = {scenario.name: scenario for scenario in SCENARIOS}
     wanted = scenarios.split(",") if scenarios else list(known)
-    try:
-        _check("--against", names, list(TRACKERS))
-        _check("--scenarios", wanted, list(known))
-        first, _, last = seeds.partition(":")
-        if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
-            raise BenchError(f"--seeds {seeds}: FIRST:LAST is expected, such as 0:9")
-        rows = compare(names, [known[name] for name in wanted], range(int(first), int(last) + 1))
-    except BenchError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    check_output("--json", json_path)
+    _check("--against", names, list(TRACKERS))
+    _check("--scenarios", wanted, list(known))
+    first, _, last = seeds.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise BenchError(f"--seeds {seeds}: FIRST:LAST is expected, such as 0:9")
+    rows = compare(names, [known[name] for name in wanted], range(int(first), int(last) + 1))
     if json_path == "-":
         json.dump({"results": rows}, sys.stdout, indent=1)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from tests.test_run_pipeline import ROOT, Run
 
@@ -95,3 +98,26 @@ def test_log_json_holds_for_what_is_wrong_too() -> None:
     said = json.loads(line)
     assert (said["level"], said["event"]) == ("error", "failed")
     assert said["reason"].startswith("gone.mp4: no such file")
+
+
+WRITES = [
+    ("engine.bench", "main", ["--model", "rpcanet_plus_k1"]),
+    ("engine.build", "main", ["--model", "rpcanet_plus_k1"]),
+    ("engine.gpu_check", "main", []),
+    ("stream.bench_run", "bench", []),
+    ("stream.detect_bench", "main", []),
+    ("stream.evaluate", "main", ["--scenes", "0:0"]),
+    ("stream.soak", "soak", []),
+    ("stream.track_bench", "main", []),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "arguments"), WRITES, ids=[each[0] for each in WRITES])
+def test_figures_that_could_not_be_written_are_refused_before_the_work(
+    module: str, name: str, arguments: list[str]
+) -> None:
+    app = typer.Typer()
+    app.command()(getattr(importlib.import_module(module), name))
+    done = CliRunner().invoke(app, [*arguments, "--json", "/no/such/r.json"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "error: --json /no/such/r.json: its folder does not exist\n"

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.contract import EngineError
+from engine.one_line import one_line_errors
 from training.clips import ClipTally
 from training.data import DataError, Sample, read_split
 from training.finder import EvaluateError, Finder, load_finder
@@ -195,6 +196,7 @@ def _check_outputs(files: list[Path | None], pictures: list[Path | None], roc: P
             raise EvaluateError(f"pictures need matplotlib: pip install 'irstream[train]' ({error})") from None
 
 
+@one_line_errors(DataError, EngineError, EvaluateError)
 def main(
     model: Annotated[
         list[str], typer.Option(help="A run's folder, .safetensors, authors' .pkl, model name or .onnx; repeatable.")
@@ -219,42 +221,35 @@ def main(
     frames: Annotated[str | None, typer.Option(help="The frames that --stages draws: NAME,NAME.")] = None,
 ) -> None:
     """Measure networks on labelled frames; several models and sets give every pair."""
-    try:
-        noises = [parse_noise(text) for text in noise or []]
-        wh = parse_size(size) if size else None
-        options = (
-            ("--data", data), ("--clips", clips), ("--clip", clip), ("--noise", noise), ("--noise-plot", noise_plot),
-            ("--roc", roc), ("--gallery", gallery), ("--stages", stages), ("--frames", frames),
-        )  # fmt: skip
-        _check_combination({option for option, value in options if value}, len(model))
-        json_file = Path(json_path) if json_path and json_path != "-" else None
-        _check_outputs([json_file, csv_path], [gallery, noise_plot, stages], roc)
-        finders = [load_finder(each, engine) for each in model]
-        if clips:
-            done = measure_clips(finders, clips, clip or [], every, wh)
+    noises = [parse_noise(text) for text in noise or []]
+    wh = parse_size(size) if size else None
+    options = (
+        ("--data", data), ("--clips", clips), ("--clip", clip), ("--noise", noise), ("--noise-plot", noise_plot),
+        ("--roc", roc), ("--gallery", gallery), ("--stages", stages), ("--frames", frames),
+    )  # fmt: skip
+    _check_combination({option for option, value in options if value}, len(model))
+    json_file = Path(json_path) if json_path and json_path != "-" else None
+    _check_outputs([json_file, csv_path], [gallery, noise_plot, stages], roc)
+    finders = [load_finder(each, engine) for each in model]
+    if clips:
+        done = measure_clips(finders, clips, clip or [], every, wh)
+    else:
+        sets = [(folder.resolve().name, read_split(folder, split)) for folder in data or []]
+        if wh:
+            sets = [(name, [resized(sample, wh) for sample in samples]) for name, samples in sets]
+        if stages and frames:
+            _write_stages(stages, finders[0], sets, frames.split(","))
+        done = measure_sets(finders, sets, split, noises, roc is not None)
+    if size:
+        for result in done.results:
+            result["size"] = size
+    _write(done, csv_path, roc, gallery, noise_plot)
+    if json_path:
+        text = json.dumps(done.results[0] if len(done.results) == 1 else done.results, indent=2)
+        if json_file:
+            json_file.write_text(text + "\n")
         else:
-            sets = [(folder.resolve().name, read_split(folder, split)) for folder in data or []]
-            if wh:
-                sets = [(name, [resized(sample, wh) for sample in samples]) for name, samples in sets]
-            if stages and frames:
-                _write_stages(stages, finders[0], sets, frames.split(","))
-            done = measure_sets(finders, sets, split, noises, roc is not None)
-        if size:
-            for result in done.results:
-                result["size"] = size
-        _write(done, csv_path, roc, gallery, noise_plot)
-        if json_path:
-            text = json.dumps(done.results[0] if len(done.results) == 1 else done.results, indent=2)
-            if json_file:
-                json_file.write_text(text + "\n")
-            else:
-                print(text)
-    except (DataError, EngineError, EvaluateError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+            print(text)
     if json_path != "-":
         _print(done.results, len(model))
 

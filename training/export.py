@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ import typer
 from torch import Tensor, nn
 
 from engine.contract import FRAMES, TARGETS, WINDOW, ModelInfo, write_info
+from engine.one_line import one_line_errors
 from training.model import RPCANetPlus
 from training.weights import WeightsError, load_network
 
@@ -111,6 +111,7 @@ def describe(
     )
 
 
+@one_line_errors(WeightsError)
 def main(
     weights: Annotated[Path, typer.Argument(help="A .safetensors file, or an authors' .pkl checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .onnx file to write; its stem becomes the model's name.")],
@@ -120,23 +121,16 @@ def main(
     metrics: Annotated[Path | None, typer.Option(help="A JSON file of training.evaluate to put in.")] = None,
 ) -> None:
     """Export weights as ONNX; one file takes 8-bit frames, another (NAME_16bit.onnx) 16-bit ones."""
-    try:
-        if bits not in (8, 16):
-            raise WeightsError(f"--bits {bits}: 8 or 16 is expected")
-        if not 0 < threshold < 1:
-            raise WeightsError(f"--threshold {threshold}: a probability between 0 and 1 is expected")
-        if out.suffix != ".onnx":
-            raise WeightsError(f"{out}: a name that ends in .onnx is expected")
-        figures = _read_figures(metrics) if metrics else None
-        network, _ = load_network(weights)
-        name = out.stem.removesuffix("_16bit")
-        export(network, out, describe(network, weights, name, trained_on, bits, threshold, figures))
-    except WeightsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    if bits not in (8, 16):
+        raise WeightsError(f"--bits {bits}: 8 or 16 is expected")
+    if not 0 < threshold < 1:
+        raise WeightsError(f"--threshold {threshold}: a probability between 0 and 1 is expected")
+    if out.suffix != ".onnx":
+        raise WeightsError(f"{out}: a name that ends in .onnx is expected")
+    figures = _read_figures(metrics) if metrics else None
+    network, _ = load_network(weights)
+    name = out.stem.removesuffix("_16bit")
+    export(network, out, describe(network, weights, name, trained_on, bits, threshold, figures))
 
 
 def _read_figures(path: Path) -> dict[str, Any]:

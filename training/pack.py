@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from engine.one_line import one_line_errors
 from training.data import read_whole
 from training.packed import Packed, write_packed
 from training.recipe import DataRecipe, Recipe, RecipeError, read_recipe
@@ -50,6 +50,7 @@ def _gathered(parts: list[DataRecipe], data: Path, split: str) -> Packed:
     return Packed([found[name] for name in sorted(found)], every, clips, all_there and clips == there)
 
 
+@one_line_errors(RecipeError, DataError)
 def main(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file (see configs/training).")],
     data: Annotated[Path, typer.Option(help="The folder that holds the data sets.")],
@@ -57,16 +58,9 @@ def main(
     also: Annotated[list[str] | None, typer.Option(help="A split to test on, SET:SPLIT; repeatable.")] = None,
 ) -> None:
     """Write the splits that a recipe needs as files of at most 60 MiB each."""
-    try:
-        named = [(name, split or "test") for name, _, split in (text.partition(":") for text in also or ())]
-        for path in pack(read_recipe(recipe), named, data, out):
-            print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
-    except (RecipeError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    named = [(name, split or "test") for name, _, split in (text.partition(":") for text in also or ())]
+    for path in pack(read_recipe(recipe), named, data, out):
+        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

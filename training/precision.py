@@ -8,7 +8,6 @@ accumulate in FP16 more often.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +24,7 @@ from rich.table import Table
 
 from engine.base import FULL_RANGE
 from engine.contract import FRAMES, WINDOW, EngineError, find_model, read_model
+from engine.one_line import check_output, one_line_errors
 from engine.precision import GROUPS, KEPT, groups_of, to_half
 from training.data import DataError, Sample
 from training.metrics import Tally
@@ -158,6 +158,7 @@ def _probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return share
 
 
+@one_line_errors(DataError, EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file for 8-bit frames.")],
     data: Annotated[Path, typer.Option(help="A data set's folder.")],
@@ -169,26 +170,20 @@ def main(
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
 ) -> None:
     """Emulate FP16 and tell what it costs; without --keep, for each group kept alone and for what is used."""
-    try:
-        choices = [tuple(text.split(",")) for text in keep or []]
-        for group in (group for choice in choices for group in choice):
-            if group not in GROUPS:
-                raise EngineError(f"--keep {group}: no such group; there are {', '.join(GROUPS)}")
-        alone = [("scale", group) for group in GROUPS if group not in ("scale", "layers")]
-        choices = choices or [("scale",), *alone, KEPT]
-        proto, info = read_model(find_model(model))
-        if info.bits != 8:
-            raise EngineError(f"{model}: a model for {info.bits}-bit frames; data sets have 8 bit")
-        losses = measure(proto, choices, read_split(data, split)[::every], info.threshold)
-        text = json.dumps({"model": info.name, "results": [asdict(loss) for loss in losses]}, indent=2)
-        if json_path and json_path != "-":
-            Path(json_path).write_text(text + "\n")
-    except (DataError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    check_output("--json", json_path)
+    choices = [tuple(text.split(",")) for text in keep or []]
+    for group in (group for choice in choices for group in choice):
+        if group not in GROUPS:
+            raise EngineError(f"--keep {group}: no such group; there are {', '.join(GROUPS)}")
+    alone = [("scale", group) for group in GROUPS if group not in ("scale", "layers")]
+    choices = choices or [("scale",), *alone, KEPT]
+    proto, info = read_model(find_model(model))
+    if info.bits != 8:
+        raise EngineError(f"{model}: a model for {info.bits}-bit frames; data sets have 8 bit")
+    losses = measure(proto, choices, read_split(data, split)[::every], info.threshold)
+    text = json.dumps({"model": info.name, "results": [asdict(loss) for loss in losses]}, indent=2)
+    if json_path and json_path != "-":
+        Path(json_path).write_text(text + "\n")
     if json_path == "-":
         print(text)
         return

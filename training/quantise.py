@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from rich.progress import track
 
 from engine.base import FULL_RANGE, Engine, Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo, find_model, read_model, write_info
+from engine.one_line import check_output, one_line_errors
 from engine.openvino_engine import OpenVinoEngine
 from engine.openvino_graph import find_wide
 from training.data import DataError, Sample
@@ -95,6 +95,7 @@ def measure(engines: list[Engine], samples: list[Sample], threshold: float) -> l
     return [float(tally.report()["iou"]) for tally in tallies]
 
 
+@one_line_errors(DataError, EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file for 8-bit frames.")],
     data: Annotated[Path, typer.Option(help="A data set: calibrated on its train split, measured on its test split.")],
@@ -104,28 +105,22 @@ def main(
     every: Annotated[int, typer.Option(help="Measure on every n-th test frame.", min=1)] = 1,
 ) -> None:
     """Quantise a model to INT8, and write it if it loses no more than half a point of IoU."""
-    try:
-        proto, info = read_model(find_model(model))
-        if info.bits != 8:
-            raise EngineError(f"{model}: a model for {info.bits}-bit frames; data sets have 8 bit")
-        if out.suffix != ".onnx" or not out.absolute().parent.is_dir():
-            raise EngineError(f"{out}: a name that ends in .onnx, in a folder that is there, is expected")
-        nodes = chosen(proto, info.name, keep or [])
-        train, test = read_split(data, "train"), read_split(data, "test")[::every]
-        small = quantise(proto, nodes, [sample.frame for sample in train[:: max(len(train) // frames, 1)][:frames]])
-        write_info(small, replace(info, name=f"{info.name}_int8"))
-        engines: list[Engine] = [_engine(proto, info), _engine(small, info)]
-        before, after = measure(engines, test, info.threshold)
-        said = f"IoU {100 * before:.2f} in float32, {100 * after:.2f} with {len(nodes)} convolutions in INT8"
-        if before - after > MOST_LOST:
-            raise EngineError(f"{out}: not written, for it loses more than {100 * MOST_LOST} points: {said}")
-        out.write_bytes(small.SerializeToString(deterministic=True))
-    except (DataError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    check_output("--out", out, ".onnx")
+    proto, info = read_model(find_model(model))
+    if info.bits != 8:
+        raise EngineError(f"{model}: a model for {info.bits}-bit frames; data sets have 8 bit")
+    if out.suffix != ".onnx" or not out.absolute().parent.is_dir():
+        raise EngineError(f"{out}: a name that ends in .onnx, in a folder that is there, is expected")
+    nodes = chosen(proto, info.name, keep or [])
+    train, test = read_split(data, "train"), read_split(data, "test")[::every]
+    small = quantise(proto, nodes, [sample.frame for sample in train[:: max(len(train) // frames, 1)][:frames]])
+    write_info(small, replace(info, name=f"{info.name}_int8"))
+    engines: list[Engine] = [_engine(proto, info), _engine(small, info)]
+    before, after = measure(engines, test, info.threshold)
+    said = f"IoU {100 * before:.2f} in float32, {100 * after:.2f} with {len(nodes)} convolutions in INT8"
+    if before - after > MOST_LOST:
+        raise EngineError(f"{out}: not written, for it loses more than {100 * MOST_LOST} points: {said}")
+    out.write_bytes(small.SerializeToString(deterministic=True))
     print(f"{out}: {said}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import typer
 
+from engine.one_line import one_line_errors
 from training.cost import cost_of
 from training.log import write_whole
 from training.model import NetworkConfig
@@ -153,6 +154,7 @@ def sweep(
     return done
 
 
+@one_line_errors(*ERRORS)
 def main(
     folder: Annotated[Path, typer.Argument(help="The folder of recipes; files that begin with _ are bases alone.")],
     data: Annotated[Path, typer.Option(help="The folder that holds the data sets.")],
@@ -165,15 +167,8 @@ def main(
     """Run a folder of recipes and write one table; a recipe that is done is not run again."""
     if threads:
         torch.set_num_threads(threads)
-    try:
-        if not sweep(folder, data, out, parse_seeds(seeds), minutes, workers):
-            print("stopped before all recipes were done; the same command goes on", file=sys.stderr)
-    except ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    if not sweep(folder, data, out, parse_seeds(seeds), minutes, workers):
+        print("stopped before all recipes were done; the same command goes on", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine.one_line import one_line_errors
 from training.data import DataError, Sample
 from training.feed import split_samples
 from training.metrics import Tally
@@ -35,19 +35,16 @@ def try_thresholds(network: RPCANetPlus, samples: Sequence[Sample]) -> dict[floa
     return tallies
 
 
+@one_line_errors(WeightsError, DataError, RecipeError)
 def main(
     run: Annotated[Path, typer.Argument(help="The folder of a run; its best weights are tried.")],
     data: Annotated[Path, typer.Option(help="The folder that holds the data sets of its recipe.")],
 ) -> None:
     """Print the figures of thresholds on the frames that the run held out of training, never on test frames."""
-    try:
-        network, metadata = load_network(run / "best.safetensors")
-        if "recipe" not in metadata:
-            raise WeightsError(f"{run / 'best.safetensors'}: does not say its recipe; weights of a run are needed")
-        _, held_out = split_samples(Recipe.model_validate_json(metadata["recipe"]), data)
-    except (WeightsError, DataError, RecipeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    network, metadata = load_network(run / "best.safetensors")
+    if "recipe" not in metadata:
+        raise WeightsError(f"{run / 'best.safetensors'}: does not say its recipe; weights of a run are needed")
+    _, held_out = split_samples(Recipe.model_validate_json(metadata["recipe"]), data)
     columns = ("IoU", "precision", "recall", "Pd (overlap)", "Fa (overlap)", "false components a frame")
     table = Table("threshold", *columns, title=f"{len(held_out)} held-out frames")
     for threshold, tally in try_thresholds(network, held_out).items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from engine.one_line import one_line_errors
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
 from stream.curve import read_pair, read_public
@@ -16,6 +16,7 @@ from stream.web.feed import Keys, check_endpoint
 from stream.web.server import serve
 
 
+@one_line_errors(StreamError)
 def main(
     connect: Annotated[str, typer.Option(help="Where the pipeline publishes.", metavar="ENDPOINT")] = DEFAULT_ENDPOINT,
     view: Annotated[str, typer.Option(help="Where to serve the page.", metavar="HOST:PORT")] = DEFAULT,
@@ -31,15 +32,11 @@ def main(
     Pictures are shown where the pipeline runs on this host as the same user; tracks always. Elsewhere than on
     loopback it asks for a token, a random one or that of IRSTREAM_TOKEN.
     """
-    try:
-        if (server_key is None) != (key is None):
-            raise StreamError("--server-key and --key go together; only one was given")
-        keys = Keys(read_public(server_key), read_pair(key)) if server_key and key else None
-        check_endpoint(connect)
-        listener = listen("--view", view)
-    except StreamError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    if (server_key is None) != (key is None):
+        raise StreamError("--server-key and --key go together; only one was given")
+    keys = Keys(read_public(server_key), read_pair(key)) if server_key and key else None
+    check_endpoint(connect)
+    listener = listen("--view", view)
     print(f"live view of {connect}: {listener.url}", flush=True)
     serve(connect, keys, [listener], [])
 

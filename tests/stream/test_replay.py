@@ -71,7 +71,7 @@ def test_every_frame_and_message_of_a_run_is_recorded(recorded: tuple[Outcome, P
             frame = scene.read(1)
             assert frame is not None
             assert np.array_equal(pixels, frame.pixels)
-    kept = [msgpack.unpackb(payload) for _, topic, payload in recorded_messages(folder / "r") if topic[0] == "t"]
+    kept = [msgpack.unpackb(m.payload) for m in recorded_messages(folder / "r") if m.topic[0] == "t"]
     assert sorted(kept, key=str) == sorted((m for m in outcome.messages if m["schema"][9] == "t"), key=str)
 
 
@@ -121,9 +121,9 @@ def test_messages_are_published_again_as_they_were(recorded: tuple[Outcome, Path
     listener.join()
     assert ended.returncode == 0, ended.stderr
     kept = list(recorded_messages(folder / "r"))
-    assert [message for _, message in messages] == [msgpack.unpackb(payload) for _, _, payload in kept]
+    assert [message for _, message in messages] == [msgpack.unpackb(each.payload) for each in kept]
     if speed == "real":
-        assert messages[-1][0] - messages[0][0] > 0.9 * (kept[-1][0] - kept[0][0]) / 1e9
+        assert messages[-1][0] - messages[0][0] > 0.9 * (kept[-1].time_ns - kept[0].time_ns) / 1e9
 
 
 def test_exports_have_every_track(recorded: tuple[Outcome, Path], tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_killed_run_is_recorded_up_to_its_last_second(tmp_path: Path) -> None:
     kept = {each.seq for stem in segments(stream) for each, _ in read_frames(stem)}
     assert due
     assert kept >= set(due)
-    tracked = {msgpack.unpackb(p)["seq"] for _, topic, p in recorded_messages(tmp_path) if topic == "tracks/scene"}
+    tracked = {msgpack.unpackb(m.payload)["seq"] for m in recorded_messages(tmp_path) if m.topic == "tracks/scene"}
     assert tracked >= set(due)
 
 
@@ -216,7 +216,9 @@ def test_a_source_that_is_no_one_recording_is_refused(recorded: tuple[Outcome, P
     ("arguments", "says"),
     [
         (["gone"], "gone: no such folder"),
-        (["RECORDING", "--csv", "no/such/t.csv"], "no/such/t.csv: No such file"),
+        (["RECORDING", "--csv", "no/such/t.csv"], "--csv no/such/t.csv: its folder does not exist"),
+        (["RECORDING", "--jsonl", "/"], "--jsonl /: a folder"),
+        (["RECORDING", "--mot", "README.md/mot"], "README.md is a file"),
         (["RECORDING", "--publish", "pigeon://loft"], "pigeon://loft"),
     ],
 )
