@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from stream.client import subscribe
 from stream.frame import STAGES
 from stream.messages import StatusMessage, TracksMessage
-from stream.workers import PR_SET_PDEATHSIG
+from stream.workers import die_with_parent
 
 STAGES_HEARD = (*STAGES, "deliver")
 COLUMNS = ("stream", "seq", "due_ns", *STAGES_HEARD)
@@ -50,7 +48,7 @@ def listen(endpoint: str, streams: Sequence[str], out: Connection) -> None:
     """Subscribe until every stream has ended, then send what was heard; the main of the process."""
     from setproctitle import setproctitle
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with the bench, however that ends
+    die_with_parent()  # the bench, however that ends
     setproctitle("irstream subscriber")
     rows: list[tuple[int, ...]] = []
     left = set(streams)

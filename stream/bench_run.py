@@ -12,13 +12,10 @@ import multiprocessing
 import os
 import platform
 import re
-import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +32,8 @@ from stream.bench_listener import STAGES_HEARD, Heard, listen, receive_heard
 from stream.bench_plot import draw_latency
 from stream.books import StreamBook
 from stream.config import Config, PublishConfig, StreamConfig
-from stream.processes import STOPS
+from stream.processes import deaf_to_stops
+from stream.publish import free_endpoint
 from stream.supervisor import PipelineError, Supervisor
 from stream.usage import Usage
 from stream.web.process import serving
@@ -96,9 +94,7 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
         StreamError, EngineError: if something given cannot be used.
         PipelineError: if the pipeline broke or was interrupted.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    endpoint = free_endpoint()
     config, usage = load.config(endpoint), Usage()
     sampled = 0.0
 
@@ -116,10 +112,8 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
     receiver, sender = context.Pipe(duplex=False)
     names = [stream.name for stream in config.streams]
     listener = context.Process(target=listen, args=(endpoint, names, sender), name="subscriber", daemon=True)
-    resource_tracker.ensure_running()  # starting it would unblock the signals again
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a terminal signals the whole group; the subscriber never hears it
-    listener.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    with deaf_to_stops():
+        listener.start()
     sender.close()
     try:
         with serving(config, lambda _: None):

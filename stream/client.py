@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from stream import StreamError
-from stream.curve import read_pair, read_public
+from stream.curve import ClientKeys, read_client_keys
 from stream.messages import MAX_MESSAGE_BYTES, TracksMessage, WireMessage, decode
 
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
@@ -28,6 +28,17 @@ NEWS = (
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CONNECT_RETRIED
 )
+
+
+def set_up(socket: zmq.Socket[Any], keys: ClientKeys | None) -> None:
+    """Bound what a subscriber's socket holds, and give it its keys; to be done before it connects."""
+    socket.setsockopt(zmq.RCVBUF, BUFFER_BYTES)
+    socket.setsockopt(zmq.RCVHWM, QUEUE)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    if keys:
+        socket.curve_serverkey = keys.server
+        socket.curve_publickey, socket.curve_secretkey = keys.own.public, keys.own.secret
 
 
 class Subscription(Iterator[WireMessage]):
@@ -62,24 +73,16 @@ class Subscription(Iterator[WireMessage]):
         server_key: str | None = None,
         key: str | Path | None = None,
     ) -> None:
-        if (server_key is None) != (key is None):
-            raise StreamError("a server's key and a client's key go together; only one was given")
-        server, pair = (read_public(server_key), read_pair(Path(key))) if server_key and key else (None, None)
+        keys = read_client_keys(server_key, key)
         self.endpoint, self.missed = endpoint, Counter[str]()
-        self._stream, self._timeout, self._pair = stream, timeout, pair
+        self._stream, self._timeout, self._keys = stream, timeout, keys
         self._last: dict[str, int] = {}
         self._failed: list[float] = []
         self._gone: float | None = None  # when the connection was lost, until ZeroMQ tries again
         self._closed = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.RCVBUF, BUFFER_BYTES)
-        self._socket.setsockopt(zmq.RCVHWM, QUEUE)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        if pair and server:
-            self._socket.curve_publickey, self._socket.curve_secretkey = pair.public, pair.secret
-            self._socket.curve_serverkey = server
+        set_up(self._socket, keys)
         self._news = self._socket.get_monitor_socket(NEWS)
         try:
             self._socket.connect(endpoint)
@@ -136,16 +139,16 @@ class Subscription(Iterator[WireMessage]):
             return
         reason = ""
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            key = self._pair.public.decode() if self._pair else "none"
+            key = self._keys.own.public.decode() if self._keys else "none"
             reason = f"the publisher does not let this client in; its public key, {key}, is not on its list"
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             if value != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
                 reason = "what answers there is no publisher of irstream"
-            elif self._pair:
+            elif self._keys:
                 reason = "the publisher has no keys; leave out the server's key and the client's"
             else:
                 reason = "the publisher asks for keys; give the server's public key and this client's secret key"
-        elif self._pair:  # hung up without a word: once, it may have been stopped just then
+        elif self._keys:  # hung up without a word: once, it may have been stopped just then
             now = time.monotonic()
             self._failed.append(now)
             if len(self._failed) >= REFUSED_TIMES and now - self._failed[0] >= REFUSED_AFTER_S:

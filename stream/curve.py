@@ -33,6 +33,14 @@ class KeyPair:
 
 
 @dataclass(frozen=True)
+class ClientKeys:
+    """The publisher's public key, and a pair that it lets in."""
+
+    server: bytes
+    own: KeyPair
+
+
+@dataclass(frozen=True)
 class ServerCurve:
     """What a publisher needs so that only clients that it knows may listen.
 
@@ -93,6 +101,21 @@ def read_public(given: str) -> bytes:
     if len(given) == 40 and not Path(given).exists():
         return _checked(given, given.encode(errors="replace"))
     return _read(Path(given))[0]
+
+
+def read_client_keys(server_key: str | None, key: str | Path | None) -> ClientKeys | None:
+    """Return what a client needs for a publisher with keys; None for one without.
+
+    Args:
+        server_key: the publisher's public key, as a file or its 40 characters.
+        key: the file of the client's own secret key.
+
+    Raises:
+        KeyFileError: if only one of them is given, or one cannot be used.
+    """
+    if (server_key is None) != (key is None):
+        raise KeyFileError("a server's key and a client's key go together; only one was given")
+    return ClientKeys(read_public(server_key), read_pair(Path(key))) if server_key and key else None
 
 
 def allow(folder: Path, name: str, key: bytes) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hdrh.histogram import HdrHistogram
 
@@ -22,11 +22,9 @@ class Latency:
 
     def add(self, since_capture_ns: Sequence[int]) -> None:
         """Count one frame: ns since capture at the end of each of ``STAGES``."""
-        before = 0
-        for stage, at in zip(STAGES, since_capture_ns, strict=True):
-            self._stages[stage].record_value(_microseconds(at - before))
-            before = at
-        self._end_to_end.record_value(_microseconds(before))
+        for stage, ns in spent_ns(dict(zip(STAGES, since_capture_ns, strict=True))).items():
+            self._stages[stage].record_value(_microseconds(ns))
+        self._end_to_end.record_value(_microseconds(since_capture_ns[-1]))
 
     def merge(self, other: Latency) -> None:
         """Count all that another has counted."""
@@ -52,6 +50,19 @@ class Latency:
             ]
             for name, histogram in histograms.items()
         }
+
+
+def spent_ns(since_capture_ns: Mapping[str, int]) -> dict[str, int]:
+    """Return what each of ``STAGES`` alone took of a frame, ns.
+
+    Args:
+        since_capture_ns: ns since capture at the end of each stage; one that is missing took none.
+    """
+    spent, before = {}, 0
+    for stage in STAGES:
+        at = since_capture_ns.get(stage, before)
+        spent[stage], before = at - before, at
+    return spent
 
 
 def _microseconds(ns: int) -> int:

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from stream.frame import STAGES
+from stream.latency import spent_ns
 from stream.messages import StatusMessage, TracksMessage
 
 SECONDS = (
@@ -48,11 +49,8 @@ class Metrics(Collector):
             self._children[name] = (self._latency.labels(name), stages)
         latency, stages = self._children[name]
         latency.observe((message.published_ns - message.captured_ns) / 1e9)
-        before = 0
-        for stage, child in zip(STAGES, stages, strict=True):
-            at = message.stages.get(stage, before)
-            child.observe(max(at - before, 0) / 1e9)
-            before = at
+        for child, ns in zip(stages, spent_ns(message.stages).values(), strict=True):
+            child.observe(max(ns, 0) / 1e9)
         self._last[name] = time.monotonic(), message
 
     def say(self, status: StatusMessage) -> None:

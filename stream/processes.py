@@ -129,6 +129,20 @@ def _is_stopped(process: BaseProcess) -> bool:
 
 
 @contextmanager
+def deaf_to_stops() -> Iterator[None]:
+    """Block what stops a run, in this thread and in the processes that it starts meanwhile, which stay so.
+
+    A terminal and a service manager signal the whole group; the others never hear it, the supervisor decides.
+    """
+    resource_tracker.ensure_running()  # starting it would unblock the signals again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
 def _fork_server() -> Iterator[None]:
     """See that the fork server runs, and that it and its children find this package and die with this process."""
     ours = {
@@ -139,14 +153,11 @@ def _fork_server() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     _context.set_forkserver_preload(["stream.workers.preload"])
-    # A terminal and a service manager signal the whole group; workers never hear it, we decide.
-    resource_tracker.ensure_running()  # starting it would unblock the signals again
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
-        forkserver.ensure_running()
-        yield
+        with deaf_to_stops():
+            forkserver.ensure_running()
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,13 @@ DEAD_AFTER_MS = 10_000
 TRACKS = "tracks/"
 LINGER_MS = 10_000  # at the end, for subscribers to take what is left
 NEWS_BYTES = 1024  # all that a subscriber may say: the topic it wants or no longer wants
+
+
+def free_endpoint() -> str:
+    """Return an endpoint on loopback that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 class Publisher:

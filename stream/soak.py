@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from engine.one_line import check_output, one_line_errors
 from stream import StreamError
 from stream.client import Subscription
 from stream.messages import TracksMessage
+from stream.publish import free_endpoint
 from stream.usage import PROC, family, name_of
 
 COMMAND = Path(__file__).parents[1] / "run_pipeline.py"
@@ -127,9 +127,7 @@ def soak(
     """
     check_output("--json", json_to)
     console = Console(stderr=json_to == "-", highlight=False, soft_wrap=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    endpoint = free_endpoint()
     command = [sys.executable, str(COMMAND), "--publish", endpoint, "--engine", engine, "--duration", str(60 * minutes)]
     for each in source or []:
         command += ["--source", each]

@@ -20,6 +20,13 @@ from stream import StreamError
 from stream.client import Subscription, subscribe
 from stream.messages import KINDS, DetectionsMessage, StatusMessage, TracksMessage, TruthMessage, WireMessage
 
+ServerKey = Annotated[
+    str | None, typer.Option(help="The publisher's public key, NAME.key or its 40 characters.", metavar="KEY")
+]
+Key = Annotated[
+    Path | None, typer.Option(help="Your secret key, NAME.key_secret; goes with --server-key.", metavar="FILE")
+]
+
 
 def describe(message: WireMessage) -> str:
     """Return a message as one line for people, without what a terminal would obey."""
@@ -84,12 +91,8 @@ def main(
     timeout: Annotated[float | None, typer.Option(help="End after so many seconds without a message.")] = None,
     count: Annotated[int | None, typer.Option(help="End after so many messages.", min=1)] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    server_key: Annotated[
-        str | None, typer.Option(help="The publisher's public key, NAME.key or its 40 characters.", metavar="KEY")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="Your secret key, NAME.key_secret; goes with --server-key.", metavar="FILE")
-    ] = None,
+    server_key: ServerKey = None,
+    key: Key = None,
 ) -> None:
     """Print the messages of a running pipeline, one a line.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +9,10 @@ import typer
 from engine.one_line import one_line_errors
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
-from stream.curve import read_pair, read_public
+from stream.curve import read_client_keys
+from stream.subscribe import Key, ServerKey
 from stream.web.address import DEFAULT, listen
-from stream.web.feed import Keys, check_endpoint
+from stream.web.feed import check_endpoint
 from stream.web.server import serve
 
 
@@ -20,21 +20,15 @@ from stream.web.server import serve
 def main(
     connect: Annotated[str, typer.Option(help="Where the pipeline publishes.", metavar="ENDPOINT")] = DEFAULT_ENDPOINT,
     view: Annotated[str, typer.Option(help="Where to serve the page.", metavar="HOST:PORT")] = DEFAULT,
-    server_key: Annotated[
-        str | None, typer.Option(help="The publisher's public key, NAME.key or its 40 characters.", metavar="KEY")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="Your secret key, NAME.key_secret; goes with --server-key.", metavar="FILE")
-    ] = None,
+    server_key: ServerKey = None,
+    key: Key = None,
 ) -> None:
     """Show a running pipeline in a browser, with /metrics for Prometheus; waits for one that does not run yet.
 
     Pictures are shown where the pipeline runs on this host as the same user; tracks always. Elsewhere than on
     loopback it asks for a token, a random one or that of IRSTREAM_TOKEN.
     """
-    if (server_key is None) != (key is None):
-        raise StreamError("--server-key and --key go together; only one was given")
-    keys = Keys(read_public(server_key), read_pair(key)) if server_key and key else None
+    keys = read_client_keys(server_key, key)
     check_endpoint(connect)
     listener = listen("--view", view)
     print(f"live view of {connect}: {listener.url}", flush=True)

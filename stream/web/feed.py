@@ -15,9 +15,10 @@ import zmq.asyncio
 from numpy.typing import NDArray
 
 from stream import StreamError
-from stream.curve import KeyPair
-from stream.frame import STAGES
-from stream.messages import MAX_MESSAGE_BYTES, StatusMessage, TracksMessage, decode
+from stream.client import set_up
+from stream.curve import ClientKeys
+from stream.latency import spent_ns
+from stream.messages import StatusMessage, TracksMessage, decode
 from stream.metrics import Metrics
 from stream.ring import RingReader
 from stream.web.pictures import Layer, Picture
@@ -25,17 +26,8 @@ from stream.web.pictures import Layer, Picture
 SPAN_S = 300  # what "the last minutes" are
 AWAY_S = 4.0  # without a message, a pipeline has gone away: it says how it is once a second
 FORGET_S = 30.0  # streams that a pipeline which came back no longer has
-BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The pipeline's public key, and a pair that it lets in."""
-
-    server: bytes
-    own: KeyPair
 
 
 @dataclass
@@ -86,11 +78,8 @@ class StreamState:
         """Take in a frame's tracks."""
         self.heard, self.last = time.monotonic(), message
         self._late_ms.append((message.published_ns - message.captured_ns) / 1e6)
-        before = 0
-        for stage in STAGES:
-            at = message.stages.get(stage, before)
-            self._stages_ns[stage] = self._stages_ns.get(stage, 0) + at - before
-            before = at
+        for stage, ns in spent_ns(message.stages).items():
+            self._stages_ns[stage] = self._stages_ns.get(stage, 0) + ns
 
     def say(self, status: StatusMessage) -> None:
         """Take in a status; a new run's frames are in another ring."""
@@ -168,7 +157,7 @@ class Feed:
     """
 
     def __init__(
-        self, endpoint: str, keys: Keys | None, metrics: Metrics, frame: Callable[[StreamState], None]
+        self, endpoint: str, keys: ClientKeys | None, metrics: Metrics, frame: Callable[[StreamState], None]
     ) -> None:
         self.endpoint, self.keys, self.metrics, self.frame = endpoint, keys, metrics, frame
         self.streams: dict[str, StreamState] = {}
@@ -179,13 +168,7 @@ class Feed:
         """Listen for ever."""
         context = zmq.asyncio.Context()
         socket = context.socket(zmq.SUB)
-        socket.setsockopt(zmq.RCVBUF, BUFFER_BYTES)
-        socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        if self.keys:
-            socket.curve_serverkey = self.keys.server
-            socket.curve_publickey, socket.curve_secretkey = self.keys.own.public, self.keys.own.secret
+        set_up(socket, self.keys)
         try:
             socket.connect(self.endpoint)
             # Tracks only once the run has begun: `--wait-for` counts those who wait for them, and we are not meant.
@@ -196,7 +179,7 @@ class Feed:
                 self._take_in(topic, payload)
                 topic, payload = await socket.recv_multipart()
         finally:
-            socket.close()
+            socket.close(linger=0)
             context.term()
 
     def _take_in(self, topic: bytes, payload: bytes) -> None:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from stream.config import Config
-from stream.curve import read_pair
+from stream.curve import ClientKeys, read_pair
 from stream.frame import Ready, send
 from stream.web.address import Listener, listen
-from stream.web.feed import Keys, connectable
+from stream.web.feed import connectable
 from stream.workers import work
 
 START_S = 20.0
 LOWER_PRIORITY = 10  # whoever looks on comes after the pipeline
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a server that died is started again; doubled each time
 
-Arguments = tuple[str, Keys | None, list[Listener], list[Listener]]
+Arguments = tuple[str, ClientKeys | None, list[Listener], list[Listener]]
 
 _context = multiprocessing.get_context("spawn")
 
@@ -47,7 +45,7 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     pair = read_pair(config.publish.key) if config.publish.key else None  # the publisher's own: it lets itself in
-    keys = Keys(pair.public, pair) if pair else None
+    keys = ClientKeys(pair.public, pair) if pair else None
     over, end = _context.Pipe(duplex=False)
     ready = threading.Event()
     keeper = threading.Thread(
@@ -69,8 +67,13 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
 
 def _keep(over: Connection, ready: threading.Event, arguments: Arguments) -> None:
     """Run the server; start it again if it dies, until the run is over."""
-    resource_tracker.ensure_running()  # starting it would unblock the signals again
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # this thread's, and so the server's
+    from stream.processes import deaf_to_stops  # the pipeline's, which the server's own process need not load
+
+    with deaf_to_stops():
+        _keep_serving(over, ready, arguments)
+
+
+def _keep_serving(over: Connection, ready: threading.Event, arguments: Arguments) -> None:
     pause = PAUSE_S
     while True:
         reports, sender = _context.Pipe(duplex=False)
@@ -94,7 +97,7 @@ def _main(supervisor: int, reports: Connection, arguments: Arguments) -> None:
 
 
 def _serve(
-    endpoint: str, keys: Keys | None, pages: list[Listener], metrics: list[Listener], reports: Connection
+    endpoint: str, keys: ClientKeys | None, pages: list[Listener], metrics: list[Listener], reports: Connection
 ) -> None:
     from stream.web.server import serve  # its libraries are the server's alone
 

@@ -19,9 +19,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from stream.curve import ClientKeys
 from stream.metrics import Metrics
 from stream.web.address import Listener
-from stream.web.feed import Feed, Keys, StreamState
+from stream.web.feed import Feed, StreamState
 from stream.web.guard import Guard
 from stream.web.viewer import Viewer
 
@@ -39,7 +40,7 @@ class Server:
         keys: where it asks for them.
     """
 
-    def __init__(self, endpoint: str, keys: Keys | None) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
         self.metrics = Metrics()
         self.feed = Feed(endpoint, keys, self.metrics, self._frame)
         self.viewers: set[Viewer] = set()
@@ -116,7 +117,7 @@ class Server:
             sending.cancel()
 
 
-def serve(endpoint: str, keys: Keys | None, pages: Sequence[Listener], metrics: Sequence[Listener]) -> None:
+def serve(endpoint: str, keys: ClientKeys | None, pages: Sequence[Listener], metrics: Sequence[Listener]) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:

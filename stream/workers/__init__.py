@@ -17,6 +17,11 @@ from stream.frame import Failed, Port, send
 PR_SET_PDEATHSIG = 1
 
 
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies, however it dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, arguments: tuple[object, ...]) -> None:
     """Run a worker's ``main(*arguments, reports)`` in this new process and report how it failed, if it did.
 
@@ -28,7 +33,7 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
             process with it.
         arguments: the worker's own.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     try:
         os.kill(supervisor, 0)
     except ProcessLookupError:  # it died before we asked to be told

@@ -5,9 +5,7 @@ Whatever starts a thread when it is imported (OpenVINO, ONNX Runtime) must not b
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 
 import setproctitle
@@ -18,11 +16,9 @@ import stream.sources.video
 import stream.workers.capture
 import stream.workers.infer
 import stream.workers.record
-import stream.workers.track  # noqa: F401
+import stream.workers.track
 
-PR_SET_PDEATHSIG = 1
-
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # and the workers die with it
+stream.workers.die_with_parent()  # and the workers die with it
 if str(os.getppid()) != os.environ.get("IRSTREAM_SUPERVISOR"):  # it died before we asked to be told
     sys.exit(1)
 setproctitle.setproctitle("irstream fork server")
