@@ -63,6 +63,16 @@ GPU_ENGINES = ("tensorrt", "onnxruntime-gpu")  # the fastest first
 ENGINES = (*CPU_ENGINES, *GPU_ENGINES)
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that is none; whether one works here is seen when it is loaded.
+
+    Raises:
+        EngineError: naming those that there are.
+    """
+    if device not in ("auto", *ENGINES, "openvino:bf16") and device.partition(":")[0] != "null":
+        raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
+
+
 def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | None = None) -> Engine:
     """Load a model onto a device.
 
@@ -77,9 +87,8 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
         ModelError: if the model cannot be used.
         EngineError: if the device is unknown or does not work here.
     """
+    check_device(device)
     null = device.partition(":")[0] == "null"
-    if device not in ("auto", *ENGINES, "openvino:bf16") and not null:
-        raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
     if threads is not None and threads < 1:
         raise EngineError(f"{threads} threads: at least 1 is expected")
     path = find_model(model, bits)

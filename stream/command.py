@@ -135,7 +135,8 @@ def _check(config: Config, path: Path, report_to: str | None, log: Log) -> None:
     """Check a configuration; exit with 2 if something of it cannot be used, with 1 if the machine would not keep up."""
     if report_to and Path(report_to).suffix.lower() in PAGES:
         raise StreamError(f"--report {report_to}: --check writes figures; a .json file, or -, is expected")
-    from stream.check import check, describe
+    from stream.check import check
+    from stream.check_lines import describe
 
     looking = f"{path}: {len(config.streams)} streams; looking for a few seconds"
     log.say("checking", looking, config=str(path), streams=len(config.streams))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
+from engine.base import check_device
 from engine.contract import find_model, read_model
 from stream import StreamError
 from stream.beats import Beats
@@ -54,13 +55,14 @@ class Supervisor:
         show: called some four times a second with the streams' books, and once they are final.
 
     Raises:
-        StreamError, EngineError: if a source or the model cannot be used.
+        StreamError, EngineError: if a source, the model or the engine cannot be used.
     """
 
     def __init__(self, config: Config, show: Callable[[Sequence[StreamBook]], None]) -> None:
         self.config, self.show = config, show
         for stream in config.streams:
             check_source(stream.source)
+        check_device(config.engine)
         _, model = read_model(find_model(config.model))
         self._wiring = wire(len(config.streams), record=config.record.folder is not None)
         self.books = [

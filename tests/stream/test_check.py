@@ -12,7 +12,8 @@ import pytest
 
 from engine.contract import ModelInfo
 from stream import StreamError, check
-from stream.check import Check, describe, usable_cpus
+from stream.check import Check, usable_cpus
+from stream.check_lines import describe
 from stream.config import Config
 from stream.sources.base import Source, SourceFrame, SourceInfo
 from tests.conftest import INFO

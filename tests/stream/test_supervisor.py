@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract import ModelError
+from engine.contract import EngineError, ModelError
 from stream import StreamError
 from stream.config import Config, StreamConfig
 from stream.supervisor import Supervisor
@@ -48,3 +48,8 @@ def test_a_source_that_is_not_there_is_refused_before_anything_starts(tmp_path: 
 def test_a_model_that_is_not_there_is_refused_before_anything_starts() -> None:
     with pytest.raises(ModelError, match="no such model"):
         Supervisor(config(StreamConfig(name="a", source="scene:"), model="nothing"), lambda _: None)
+
+
+def test_an_engine_that_is_none_is_refused_before_anything_starts() -> None:
+    with pytest.raises(EngineError, match="steam: no such engine; there are auto, openvino"):
+        Supervisor(config(StreamConfig(name="a", source="scene:"), engine="steam"), lambda _: None)
