@@ -162,7 +162,7 @@ def _probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file for 8-bit frames.")],
     data: Annotated[Path, typer.Option(help="A data set's folder.")],
-    split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
+    split: Annotated[str, typer.Option(help="The split to measure on; test frames decide nothing.")] = "train",
     keep: Annotated[
         list[str] | None, typer.Option(help=f"Groups to keep in FP32, comma-separated; repeatable: {', '.join(GROUPS)}")
     ] = None,

@@ -8,6 +8,7 @@ from engine.contract import read_model
 from training import quantise as quantiser
 from training.export import describe, export
 from training.quantise import chosen, quantise
+from training.sets import read_split
 from training.weights import save_network
 
 pytestmark = pytest.mark.timeout(600)  # torch takes seconds of CPU to export, minutes where it is shared
@@ -39,22 +40,47 @@ def test_wide_convolutions_alone_are_quantised(exported):
     assert np.abs(want - found).max() <= 8
 
 
-def write_set(folder, name="set"):
-    """Two frames of noise a split, without a target."""
+TRAIN = {"other": ["train0", "train1"], "held out": ["train11", "train39"]}  # by the CRC of their names
+
+
+def write_set(folder, name="set", frames=(*TRAIN["other"], *TRAIN["held out"])):
+    """Training frames of noise with a target each; there is no test split."""
     import cv2
 
     root = folder / name
     for part in ("images", "masks"):
         (root / part).mkdir(parents=True)
-    for split in ("train", "test"):
-        (root / f"{split}.txt").write_text(f"{split}0\n{split}1\n")
-        for i in range(2):
-            frame = np.random.default_rng(i).integers(0, 256, (24, 32), np.uint8)
-            mask = np.zeros((24, 32), np.uint8)
-            mask[4:7, 5:8] = 255
-            cv2.imwrite(str(root / "images" / f"{split}{i}.png"), frame)
-            cv2.imwrite(str(root / "masks" / f"{split}{i}.png"), mask)
+    (root / "train.txt").write_text("\n".join(frames))
+    for i, frame in enumerate(frames):
+        mask = np.zeros((24, 32), np.uint8)
+        mask[4:7, 5:8] = 255
+        pixels = np.random.default_rng(i).integers(0, 256, (24, 32), np.uint8)
+        cv2.imwrite(str(root / "images" / f"{frame}.png"), pixels)
+        cv2.imwrite(str(root / "masks" / f"{frame}.png"), mask)
     return root
+
+
+def test_training_frames_that_were_held_out_decide(exported, tmp_path, monkeypatch):
+    """A tenth by name is measured on, the others calibrate, and test frames are not so much as read."""
+    seen = {}
+    monkeypatch.setattr(quantiser, "quantise", lambda model, _, frames: seen.update(calibrated=frames) or model)
+    monkeypatch.setattr(quantiser, "measure", lambda _, samples, __: seen.update(measured=samples) or [0.9, 0.9])
+    data = write_set(tmp_path)
+    quantiser.main(str(exported), data, tmp_path / "q.onnx", 32, None, 1)
+    samples = {sample.name: sample for sample in read_split(data, "train")}
+    assert [sample.name for sample in seen["measured"]] == TRAIN["held out"]
+    assert all(
+        np.array_equal(frame, samples[name].frame)
+        for frame, name in zip(seen["calibrated"], TRAIN["other"], strict=True)
+    )
+
+
+def test_too_few_frames_to_hold_some_out(exported, tmp_path, capsys):
+    """A set none of whose frames is held out, or all are, is refused in one line."""
+    for name, frames in TRAIN.items():
+        with pytest.raises(SystemExit):
+            quantiser.main(str(exported), write_set(tmp_path, name, frames), tmp_path / "q.onnx", 32, None, 1)
+        assert "2 training frames are too few to calibrate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("why", "lost", "written"), [("little is lost", 0.004, True), ("too much", 0.006, False)])
