@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tests.test_run_pipeline import ROOT, Run
+from tests.pipeline import ROOT, Run
 
 ESCAPE = "\x1b["
 COMMANDS = {

@@ -15,7 +15,7 @@ from stream.frame import RESTART
 from stream.processes import MOST_RESTARTS
 from stream.sources import open_source
 from stream.system import SLOTS
-from tests.test_run_pipeline import Run, processes, tracks_of
+from tests.pipeline import Run, processes, tracks_of
 
 LIVE = [
     "--source", "scene:?width=128&height=96&seed=1&fps=30", "--source", "scene:?width=128&height=96&seed=2&fps=30",

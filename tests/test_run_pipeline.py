@@ -11,122 +11,17 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
-import msgpack
 import numpy as np
 import onnx
 import pytest
-import zmq
 
-ROOT = Path(__file__).parents[1]
+from tests.pipeline import LIMIT_S, ROOT, Outcome, Run, processes, run, shm_names, tracks_of, wait_until
+
 CLIP = "IR_DRONE_077"
-LIMIT_S = 90
-
-
-@dataclass
-class Outcome:
-    """How a run ended."""
-
-    code: int
-    out: str
-    err: str
-    messages: list[dict]
-    left: list[str]
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.02)
-
-
-def processes(mark: str) -> list[tuple[int, str]]:
-    """Return the processes that carry a mark in their environment: a run and all its workers."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.append((int(entry.name), (entry / "cmdline").read_bytes().decode().replace("\0", " ").strip()))
-        except OSError:  # it ended while we looked
-            continue
-    return found
-
-
-class Run:
-    """A run in the background, marked so that whatever it leaves behind is found."""
-
-    def __init__(self, *arguments: object, endpoint: str | None = None, cwd: Path = ROOT) -> None:
-        self.endpoint = endpoint or free_endpoint()
-        self.mark = f"IRSTREAM_TEST={uuid.uuid4()}"
-        self.shm = set(os.listdir("/dev/shm"))
-        name, _, value = self.mark.partition("=")
-        command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
-        self.process = subprocess.Popen(
-            command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, name: value, "COLUMNS": "200"}, start_new_session=True,
-        )  # fmt: skip
-
-    def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:
-        """Subscribe to everything; return the messages once ``until`` holds or the run has ended."""
-        context = zmq.Context()
-        subscriber = context.socket(zmq.SUB)
-        subscriber.connect(self.endpoint)
-        subscriber.subscribe(b"")
-        messages: list[dict] = []
-        end = time.monotonic() + LIMIT_S
-        while time.monotonic() < end:
-            if subscriber.poll(100):
-                messages.append(msgpack.unpackb(subscriber.recv_multipart()[1]))
-            elif self.process.poll() is not None:
-                break
-            if until and until(messages):
-                break
-        subscriber.close(linger=0)
-        context.term()
-        return messages
-
-    def worker(self, name: str) -> int:
-        """Return the process id of a worker, once it is there."""
-        found: list[int] = []
-
-        def look() -> bool:
-            found[:] = [pid for pid, command in processes(self.mark) if command.startswith(f"irstream {name}")]
-            return bool(found)
-
-        wait_until(look, LIMIT_S, f"worker {name}")
-        return found[0]
-
-    def end(self, messages: list[dict] | None = None) -> Outcome:
-        out, err = self.process.communicate(timeout=LIMIT_S)
-        end = time.monotonic() + 5  # the fork server sees that we have gone, and goes
-        while (left := [command for _, command in processes(self.mark)]) and time.monotonic() < end:
-            time.sleep(0.02)
-        left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - self.shm]
-        return Outcome(self.process.returncode, out, err, messages or [], left)
-
-
-def run(*arguments: object, subscribed: bool = False, endpoint: str | None = None) -> Outcome:
-    if not subscribed:
-        return Run(*arguments, endpoint=endpoint).end()
-    started = Run(*arguments, "--wait-for", 1, endpoint=endpoint)
-    return started.end(started.listen())
-
-
-def tracks_of(messages: list[dict], stream: str) -> list[dict]:
-    return [m for m in messages if m["schema"] == "irstream.tracks/1" and m["stream"] == stream]
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +142,7 @@ def test_a_killed_supervisor_takes_its_workers_with_it() -> None:
     started.process.kill()
     started.process.communicate(timeout=LIMIT_S)
     wait_until(lambda: not processes(started.mark), 10, "the workers' end")
-    assert set(os.listdir("/dev/shm")) <= started.shm
+    assert shm_names(started.pids) <= started.shm
 
 
 def test_the_pipeline_imports_no_torch() -> None:

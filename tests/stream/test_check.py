@@ -15,9 +15,10 @@ from stream import StreamError, check
 from stream.check import Check, usable_cpus
 from stream.check_lines import describe
 from stream.config import Config
+from stream.publish import free_endpoint
 from stream.sources.base import Source, SourceFrame, SourceInfo
 from tests.conftest import INFO
-from tests.test_run_pipeline import free_endpoint, run
+from tests.pipeline import run
 
 SCENE = "scene:?width=64&height=64&fps=10"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -30,13 +29,6 @@ def tracks(seq: int, dropped: dict[str, int] | None = None, stream: str = "sky")
         stream=stream, seq=seq, captured_utc_ns=0, captured_ns=0, published_ns=0, width=1, height=1,
         dropped=dropped or {}, stages={}, tracks=[],
     )  # fmt: skip
-
-
-@pytest.fixture
-def endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.test_run_pipeline import Run, processes
+from tests.pipeline import Run, processes
 
 SPAN_S = 4.0
 SPINNING = 0.2  # of a core; idle is a hundredth, a loop that spins is all of one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -35,13 +34,6 @@ MESSAGE = TracksMessage(
     stream="sky", seq=0, captured_utc_ns=0, captured_ns=0, published_ns=0, width=1, height=1, dropped={}, stages={},
     tracks=[],
 )  # fmt: skip
-
-
-@pytest.fixture
-def endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

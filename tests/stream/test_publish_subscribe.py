@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -25,13 +24,6 @@ def tracks(stream: str, seq: int) -> TracksMessage:
         stream=stream, seq=seq, captured_utc_ns=0, captured_ns=0, published_ns=2_500_000, width=320, height=256,
         dropped={"superseded": 2} if seq else {}, stages={}, tracks=[],
     )  # fmt: skip
-
-
-@pytest.fixture
-def endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -241,28 +241,39 @@ def test_live_frames_that_come_too_fast_are_counted_and_keep_their_messages(
     assert all(np.array_equal(pixels, pixels_of(each.seq, 8)) for each, pixels in read_frames(stem))
 
 
+@pytest.mark.parametrize("live", [True, False])
 def test_a_full_disk_ends_the_recording_and_not_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line says so; slots go on being given back and frames being counted."""
+    """One line says so; slots go on being given back and frames being counted.
+
+    Live frames come as fast as their slots are back: on a busy machine some are not recorded for that alone.
+    """
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    tapper = Tapper(tmp_path)
+    tapper = Tapper(tmp_path, live=live)
     tapper.tap()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not tapper.read():
         assert time.monotonic() < end
         tapper.tap()  # a frame is readable once the next has come
     before = tapper.seq
     monkeypatch.setattr(SegmentWriter, "add", full)
+    said = ""
+    while not said.endswith("\n"):
+        assert time.monotonic() < end
+        tapper.tap()
+        said += capfd.readouterr().err
     for _ in range(3):
         tapper.tap()
     frames, dropped = tapper.end()
-    assert frames + dropped["no space left on device"] == before + 3
-    assert frames <= before
-    (line,) = capfd.readouterr().err.splitlines()
+    assert 1 <= frames <= before
+    assert frames + sum(dropped.values()) == tapper.seq
+    assert dropped["no space left on device"] >= 3
+    assert dropped.keys() <= {"no space left on device", *(["recorder too slow"] if live else [])}
+    (line,) = (said + capfd.readouterr().err).splitlines()
     assert "no space left on device; it is not recorded any more" in line
 
 

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import zmq
 
+from stream.publish import free_endpoint
 from stream.record import find_streams, read_frames, segments
 from stream.replay import recorded_messages
 from stream.sources import check_source, open_source
 from stream.sources.base import EndOfSource, SourceError, SourceFrame
 from stream.sources.scene import SceneConfig, SceneSource
-from tests.test_run_pipeline import ROOT, Outcome, Run, free_endpoint, run, tracks_of
+from tests.pipeline import ROOT, Outcome, Run, run, tracks_of
 
 FRAMES = 40
 SCENES = {8: "scene:?bits=8&width=160&height=128&seed=1", 16: "scene:?bits=16&width=160&height=128&seed=1"}

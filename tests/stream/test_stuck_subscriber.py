@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stream.client import subscribe
-from tests.test_run_pipeline import ROOT, Run, wait_until
+from tests.pipeline import ROOT, Run, wait_until
 
 CAMERAS = [f"scene:?seed={n}&width=64&height=64&fps=150&targets=0&loop=4" for n in range(2)]
 MORE_THAN_QUEUES = 2000  # messages: ZeroMQ's queues and the sockets' buffers hold a thousand at most

@@ -9,19 +9,12 @@ import pytest
 
 from stream.sources import check_source, gige, open_source
 from stream.sources.base import EndOfSource, SourceError
+from tests.stream.sources.live import next_frame, opened, wait_for
 
 FAKE = "arv-fake-gv-camera-0.8"
 NEEDS = "on Debian: apt-get install libaravis-0.8-0 aravis-tools"
 ADDRESS = "127.0.0.1"
 MS = 1_000_000
-
-
-def wait_for(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture(autouse=True)
@@ -53,19 +46,6 @@ def camera(*options):
     finally:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def opened(uri):
-    source = open_source(uri)
-    try:
-        yield source
-    finally:
-        source.close()
-
-
-def next_frame(source):
-    return wait_for(lambda: source.read(0.2))
 
 
 @pytest.mark.parametrize(("form", "dtype"), [("Mono8", np.uint8), ("Mono16", np.uint16)])

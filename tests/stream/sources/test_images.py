@@ -1,5 +1,3 @@
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -108,10 +106,8 @@ def test_a_missing_folder_is_refused(tmp_path):
         ImagesSource(tmp_path / "none", 30, live=False)
 
 
-def test_live_images_are_due_at_the_folders_rate_and_a_timeout_loses_none(tmp_path, monkeypatch):
-    now = [7_000_000_000]
-    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + max(round(seconds * 1e9), 1)))
+def test_live_images_are_due_at_the_folders_rate_and_a_timeout_loses_none(tmp_path, clock):
+    start = clock.ns
     for index in range(3):
         put(tmp_path, f"{index}.png", np.full((40, 50), index, np.uint8))
     source = ImagesSource(tmp_path, 10, live=True)
@@ -122,6 +118,6 @@ def test_live_images_are_due_at_the_folders_rate_and_a_timeout_loses_none(tmp_pa
         frames += [frame] if frame else []
     assert nones == 6
     assert [frame.pixels[0, 0] for frame in frames] == [0, 1, 2]
-    assert [frame.captured_ns for frame in frames] == [7_000_000_000 + index * 100_000_000 for index in range(3)]
+    assert [frame.captured_ns for frame in frames] == [start + index * 100_000_000 for index in range(3)]
     with pytest.raises(EndOfSource):
         source.read(0.03)

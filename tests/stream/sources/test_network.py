@@ -2,7 +2,6 @@ import base64
 import functools
 import http.server
 import logging
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,40 +16,16 @@ import cv2
 import numpy as np
 import pytest
 
-from stream.sources import check_source, network, open_source, srt
+from stream.sources import network, open_source
 from stream.sources.base import EndOfSource, SourceError
 from stream.sources.network import NetworkSource
+from tests.stream.sources.live import PACKAGES, free_port, next_frame, opened, wait_for
 
-PACKAGES = (
-    "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
-    "gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
-)
 SERVER = Path(__file__).with_name("rtsp_server.py")
 SYSTEM_PYTHON = "/usr/bin/python3"
 MS = 1_000_000
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Time-outs that a test can wait for."""
-    monkeypatch.setattr(network, "CONNECT_S", 2.0)
-    monkeypatch.setattr(network, "SILENCE_S", 1.0)
-    monkeypatch.setattr(network, "BACKOFF_S", (0.1, 0.3))
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition, seconds=10.0):
-    """Return what ``condition`` gives once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)
-    return value
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def answers(port):
@@ -86,25 +61,6 @@ def rtsp_server(port, *options):
     finally:
         process.kill()
         process.communicate()
-
-
-@contextmanager
-def opened(url):
-    source = open_source(url)
-    try:
-        yield source
-    finally:
-        source.close()
-
-
-def next_frame(source, seconds=10.0):
-    return wait_for(lambda: source.read(0.1), seconds)
-
-
-def next_after_a_pause(source):
-    """Read until nothing comes any more, then until something does again; its first frame."""
-    wait_for(lambda: source.read(0.2) is None)
-    return next_frame(source)
 
 
 def test_rtsp_gives_frames_with_their_times():
@@ -320,102 +276,6 @@ def test_mpegts_in_datagrams_goes_on_after_its_sender_came_back(scheme, form):
     finally:
         camera.stop()
         source.close()
-
-
-@contextmanager
-def srt_camera(port, *uri_fields):
-    """GStreamer as an SRT listener that sends a test picture."""
-    if not shutil.which("gst-launch-1.0"):
-        pytest.skip(f"no gst-launch-1.0; on Debian: apt-get install gstreamer1.0-tools {PACKAGES}")
-    uri = "&".join([f"srt://127.0.0.1:{port}?mode=listener", *uri_fields])
-    words = (
-        "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=128,height=96,framerate=25/1 ! x264enc "
-        f"tune=zerolatency speed-preset=ultrafast key-int-max=10 ! mpegtsmux alignment=7 ! srtsink uri={uri}"
-    )
-    process = subprocess.Popen(["gst-launch-1.0", "-q", *words.split()])
-    try:
-        wait_for(lambda: is_bound(port) or process.poll() is not None)
-        if process.poll() is not None:
-            pytest.skip(f"GStreamer has no SRT; on Debian: apt-get install {PACKAGES}")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def is_bound(port):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-
-@pytest.fixture
-def _libsrt():
-    try:
-        srt._library()
-    except OSError:
-        pytest.skip("no libsrt; on Debian: apt-get install libsrt1.5-gnutls")
-
-
-@pytest.mark.usefixtures("_libsrt")
-def test_srt_with_a_passphrase_is_found_again():
-    port = free_port(socket.SOCK_DGRAM)
-    url = f"srt://127.0.0.1:{port}?passphrase=geheimgeheim&latency=20"
-    with srt_camera(port, "passphrase=geheimgeheim"):
-        source = open_source(url)
-        assert (source.info.width, source.info.height, source.info.bits) == (128, 96, 8)
-        assert all(next_frame(source).pixels.max() > 200 for _ in range(5))
-    try:
-        wait_for(lambda: source.read(0.2) is None)
-        with srt_camera(port, "passphrase=geheimgeheim"):
-            assert next_frame(source).pixels.shape == (96, 128)
-            started = time.monotonic()
-            source.close()
-            assert time.monotonic() - started < 1
-    finally:
-        source.close()
-
-
-@pytest.mark.usefixtures("_libsrt")
-def test_srt_with_a_wrong_passphrase_is_refused():
-    port = free_port(socket.SOCK_DGRAM)
-    with srt_camera(port, "passphrase=geheimgeheim"), pytest.raises(SourceError, match="is the passphrase") as caught:
-        open_source(f"srt://127.0.0.1:{port}?passphrase=falschfalsch")
-    assert "falsch" not in str(caught.value)
-
-
-@pytest.mark.usefixtures("_libsrt")
-def test_srt_without_a_listener_times_out():
-    with pytest.raises(SourceError, match="no answer in time"):
-        open_source(f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}")
-
-
-@pytest.mark.parametrize(
-    ("query", "says"),
-    [
-        # A field that does not exist; those that do are listed.
-        ("mode=listener", "no field 'mode'; those of SRT are passphrase, streamid, latency"),
-        # Values that libsrt would not take.
-        ("passphrase=short", "10 to 79 characters"),
-        ("latency=-1", "milliseconds below 60000"),
-        # A field twice.
-        ("latency=1&latency=2", "given twice"),
-    ],
-)
-def test_a_bad_srt_field_is_one_line(query, says):
-    with pytest.raises(SourceError, match=says) as caught:
-        check_source(f"srt://127.0.0.1:9000?{query}")
-    assert "short" not in str(caught.value)
-
-
-def test_without_libsrt_the_debian_package_is_named(monkeypatch):
-    monkeypatch.setattr(srt, "LIBRARIES", ())
-    srt._library.cache_clear()
-    with pytest.raises(SourceError, match=r"apt-get install libsrt1\.5-gnutls"):
-        check_source("srt://127.0.0.1:9000")
 
 
 class WebCamera(http.server.BaseHTTPRequestHandler):

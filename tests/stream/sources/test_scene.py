@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -10,14 +8,6 @@ from stream.sources.scene import SceneConfig, SceneSource
 
 def scene(**fields):
     return SceneSource(SceneConfig(**{"live": False, **fields}))
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    now = [3_000_000_000]
-    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + max(round(seconds * 1e9), 1)))
-    return now
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -119,7 +109,7 @@ def test_a_closed_scene_has_ended():
 
 
 def test_live_frames_are_captured_when_due_and_a_timeout_loses_none(clock):
-    source, unpaced = scene(live=True, fps=10), scene(fps=10)
+    source, unpaced, start = scene(live=True, fps=10), scene(fps=10), clock.ns
     frames, nones = [], 0
     while len(frames) < 3:
         frame = source.read(0.03)
@@ -127,16 +117,16 @@ def test_live_frames_are_captured_when_due_and_a_timeout_loses_none(clock):
         frames += [frame] if frame else []
     assert nones == 6
     for index, frame in enumerate(frames):
-        assert frame.captured_ns == 3_000_000_000 + index * 100_000_000
+        assert frame.captured_ns == start + index * 100_000_000
         np.testing.assert_array_equal(frame.pixels, unpaced.read(1.0).pixels)
 
 
 def test_after_a_standstill_the_frame_is_the_present_one_and_the_lost_are_counted(clock):
     source, unpaced = scene(live=True, fps=10), scene(fps=10)
     source.read(1.0)
-    clock[0] += 3_000_000_000
+    clock.ns += 3_000_000_000
     frame = source.read(1.0)
-    assert clock[0] - frame.captured_ns <= BEHIND_NS
+    assert clock.ns - frame.captured_ns <= BEHIND_NS
     assert frame.lost == 29
     for _ in range(31):
         right = unpaced.read(1.0)

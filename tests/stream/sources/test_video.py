@@ -1,5 +1,4 @@
 import csv
-import time
 from fractions import Fraction
 
 import av
@@ -45,27 +44,6 @@ def drain(source):
         return frames, error
     finally:
         source.close()
-
-
-class Clock:
-    """A monotonic clock that only sleeping moves."""
-
-    def __init__(self):
-        self.ns = 5_000_000_000
-
-    def monotonic_ns(self):
-        return self.ns
-
-    def sleep(self, seconds):
-        self.ns += max(round(seconds * 1e9), 1)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    fake = Clock()
-    monkeypatch.setattr(time, "monotonic_ns", fake.monotonic_ns)
-    monkeypatch.setattr(time, "sleep", fake.sleep)
-    return fake
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import connect
 
 from stream.curve import make_pair
-from tests.test_run_pipeline import LIMIT_S, Run, run, tracks_of, wait_until
+from tests.pipeline import LIMIT_S, Run, run, tracks_of, wait_until
 
 SCENE = "scene:?seed=1&width=128&height=96&fps=10&bits={bits}"
 
