@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from engine.base import FULL_RANGE, Engine, Frames, load_engine
+from engine.base import ENGINES, FULL_RANGE, Engine, Frames, load_engine
 from engine.contract import EngineError, find_model, read_model
 from engine.limits import Gemm, Reference, work_of
 from engine.one_line import check_output, one_line_errors
@@ -177,7 +177,7 @@ def table_of(timings: list[Timing]) -> Table:
 @one_line_errors(EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
-    engine: Annotated[str, typer.Option(help="Engines, comma-separated: auto, openvino, onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help=f"Engines, comma-separated: auto, {', '.join(ENGINES)}.")] = "auto",
     size: Annotated[str, typer.Option(help="Frame sizes WIDTHxHEIGHT, comma-separated.")] = "256x256",
     batch: Annotated[str, typer.Option(help="Frames in a call, comma-separated.")] = "1",
     seconds: Annotated[float, typer.Option(help="How long to time each engine, size and batch.")] = 5.0,

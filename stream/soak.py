@@ -17,6 +17,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from engine.base import ENGINES
 from engine.one_line import check_output, one_line_errors
 from stream import StreamError
 from stream.client import Subscription
@@ -117,7 +118,7 @@ class Soak:
 def soak(
     minutes: Annotated[float, typer.Option(help="How long.", min=0.1, max=10_000)] = 30.0,
     source: Annotated[list[str] | None, typer.Option(help="Instead of the demo's cameras; repeatable.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, null, openvino, onnxruntime or tensorrt.")] = "auto",
+    engine: Annotated[str, typer.Option(help=f"auto, null, {', '.join(ENGINES)}.")] = "auto",
     json_to: Annotated[str | None, typer.Option("--json", help="Write the figures as JSON; - is stdout.")] = None,
 ) -> None:
     """Run the pipeline, look at its memory, handles, shared memory and latency, and say whether any of it grew.

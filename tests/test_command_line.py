@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from engine.base import ENGINES
 from tests.pipeline import ROOT, Run
 
 ESCAPE = "\x1b["
@@ -100,6 +102,20 @@ def test_log_json_holds_for_what_is_wrong_too() -> None:
     assert said["reason"].startswith("gone.mp4: no such file")
 
 
+def app_of(module: str, name: str) -> typer.Typer:
+    app = typer.Typer()
+    app.command()(getattr(importlib.import_module(module), name))
+    return app
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("engine.bench", "main"), ("stream.soak", "soak"), ("stream.command", "run")]
+)
+def test_a_help_names_every_engine(module: str, name: str) -> None:
+    (said,) = [option.help for option in get_command(app_of(module, name)).params if option.name == "engine"]
+    assert all(engine in said for engine in ("auto", *ENGINES))
+
+
 WRITES = [
     ("engine.bench", "main", ["--model", "rpcanet_plus_k1"]),
     ("engine.build", "main", ["--model", "rpcanet_plus_k1"]),
@@ -116,8 +132,6 @@ WRITES = [
 def test_figures_that_could_not_be_written_are_refused_before_the_work(
     module: str, name: str, arguments: list[str]
 ) -> None:
-    app = typer.Typer()
-    app.command()(getattr(importlib.import_module(module), name))
-    done = CliRunner().invoke(app, [*arguments, "--json", "/no/such/r.json"])
+    done = CliRunner().invoke(app_of(module, name), [*arguments, "--json", "/no/such/r.json"])
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == "error: --json /no/such/r.json: its folder does not exist\n"
