@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.contract import ModelInfo
-from stream import StreamError, check
+from stream import StreamError, check, check_lines
 from stream.check import Check, usable_cpus
 from stream.check_lines import describe
 from stream.config import Config
@@ -48,7 +48,8 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     found = {"rpcanet_plus_k1": 0.001}
     monkeypatch.setattr(check, "load_engine", lambda model, device, bits, threads: Engine(found[model], bits))
     monkeypatch.setattr(check, "find_model", Path)
-    monkeypatch.setattr(check, "shipped_models", lambda: list(found))
+    for module in (check, check_lines):
+        monkeypatch.setattr(module, "shipped_models", lambda: list(found))
     monkeypatch.setattr(check, "LOOK_S", 0.8)
     monkeypatch.setattr(check, "TIME_S", 0.01)
     monkeypatch.setattr(check, "OPEN_S", 10.0)
