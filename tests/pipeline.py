@@ -78,21 +78,20 @@ class Run:
 
     def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:
         """Subscribe to everything; return the messages once ``until`` holds or the run has ended."""
-        context = zmq.Context()
-        subscriber = context.socket(zmq.SUB)
-        subscriber.connect(self.endpoint)
-        subscriber.subscribe(b"")
         messages: list[dict] = []
         end = time.monotonic() + LIMIT_S
-        while time.monotonic() < end:
-            if subscriber.poll(100):
-                messages.append(msgpack.unpackb(subscriber.recv_multipart()[1]))
-            elif self.process.poll() is not None:
-                break
-            if until and until(messages):
-                break
-        subscriber.close(linger=0)
-        context.term()
+        # Closed whatever happens: a context that is left to the garbage collector waits for its sockets for ever.
+        with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+            subscriber.linger = 0
+            subscriber.connect(self.endpoint)
+            subscriber.subscribe(b"")
+            while time.monotonic() < end:
+                if subscriber.poll(100):
+                    messages.append(msgpack.unpackb(subscriber.recv_multipart()[1]))
+                elif self.process.poll() is not None:
+                    break
+                if until and until(messages):
+                    break
         return messages
 
     def worker(self, name: str) -> int:
