@@ -65,7 +65,7 @@ class _Steps(Dataset[Any]):
         return torch.from_numpy(frames[mine]), torch.from_numpy(masks[mine])
 
 
-def _leave_signals_alone(_: int) -> None:
+def leave_signals_alone(_: int) -> None:
     """A worker ends with its run, which saves first when the whole process group is told to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -97,7 +97,7 @@ def feed(
         sampler=range(first, recipe.steps),
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
-        worker_init_fn=_leave_signals_alone,
+        worker_init_fn=leave_signals_alone,
         # not fork: a copy of a process whose threads (OpenMP's, OpenCV's) it lacks waits for them for ever
         multiprocessing_context="forkserver" if workers else None,
         pin_memory=group.device.type == "cuda",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from training.data import Sample
 from training.distributed import Group, GroupError
 from training.losses import loss_of, needs_frame
 from training.metrics import Tally
-from training.model import Decomposition, NetworkConfig, RPCANetPlus
+from training.model import Decomposition, NetworkConfig, RPCANetPlus, Stage
 from training.recipe import Recipe, RecipeError
 from training.schedule import learning_rate
+from training.step_graph import StepGraph
 from training.weights import WeightsError, load_network, save_network
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,9 +30,10 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 def score(network: RPCANetPlus, samples: Sequence[Sample], device: torch.device) -> dict[str, float]:
     """Return the figures of a network, in evaluation mode, over whole frames at native size."""
     tally = Tally()
-    for sample in samples:
-        frame = torch.from_numpy(sample.frame).to(device).float()[None, None] / 255
-        tally.add((network(frame)[0, 0] > 0).cpu().numpy(), sample.mask)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):  # frames of many sizes, each seen once
+        for sample in samples:
+            frame = torch.from_numpy(sample.frame).to(device).float()[None, None] / 255
+            tally.add((network(frame)[0, 0] > 0).cpu().numpy(), sample.mask)
     return tally.report()
 
 
@@ -40,17 +43,20 @@ class Average:
     def __init__(self, network: RPCANetPlus, decay: float) -> None:
         self.network = deepcopy(network).eval()
         self.decay = decay
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []  # weights, then counts: averages, what they follow
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move the average towards the weights after a step."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
-        weights = [pair for pair in pairs if pair[0].dtype.is_floating_point]
-        counts = [pair for pair in pairs if not pair[0].dtype.is_floating_point]
+        """Move the average towards the weights, of the same network every time, after a step."""
+        if not self._pairs:  # looking for them takes longer than following them
+            values = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+            for floating in (True, False):
+                chosen = [pair for pair in values if pair[0].dtype.is_floating_point == floating]
+                self._pairs.append(([average for average, _ in chosen], [value for _, value in chosen]))
+        (weights, new_weights), (counts, new_counts) = self._pairs
         # one launch each on a GPU, not hundreds
-        torch._foreach_lerp_([a for a, _ in weights], [b for _, b in weights], 1 - decay)
-        torch._foreach_copy_([a for a, _ in counts], [b for _, b in counts])
+        torch._foreach_lerp_(weights, new_weights, 1 - min(self.decay, (1 + step) / (10 + step)))
+        torch._foreach_copy_(counts, new_counts)
 
 
 class _Stages(nn.Module):
@@ -86,6 +92,7 @@ class Run:
         self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate, fused=True)
         half = recipe.precision == "float16" and group.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=half)
+        self._graphs: dict[tuple[int | bool, ...], StepGraph] = {}
         self.step = 0
         self.best = -1.0
         self.losses = torch.zeros(2, device=group.device)  # their sum since the last evaluation, and how many
@@ -109,7 +116,10 @@ class Run:
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         stages: nn.Module = _Stages(self.network)
         if self.recipe.compile and cuda:
-            stages = torch.compile(stages)  # type: ignore[assignment]
+            for stage in self.network.stages:  # one by one: all are alike, and compiled once
+                assert isinstance(stage, Stage)
+                stage.split = torch.compile(stage.split, dynamic=False)  # type: ignore[method-assign]
+                stage.rebuild = torch.compile(stage.rebuild, dynamic=False)  # type: ignore[method-assign]
         if self.group.world > 1:
             always = self.recipe.fidelity_weight > 0 and self.recipe.fidelity_every == 1
             stages = DistributedDataParallel(
@@ -173,15 +183,18 @@ class Run:
         """
         recipe, device = self.recipe, self.group.device
         frames, masks = (part.to(device, non_blocking=True) for part in (frames, masks))
-        target_pixels = self.group.mean(masks.sum()).clamp(min=1 / self.group.world) if recipe.target_weight else None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
-        mixed = device.type == "cuda" and recipe.precision != "float32"
-        with torch.autocast(device.type, PRECISIONS[recipe.precision], enabled=mixed):
-            stages = self.stages(frames, needs_frame(recipe, self.step))
-        loss = loss_of(stages, frames, masks, recipe, target_pixels)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        whole = needs_frame(recipe, self.step)
+        if recipe.graph and device.type == "cuda" and self.group.world == 1:
+            kind = (*frames.shape, whole)
+            if kind not in self._graphs:
+                step = partial(self._forward_and_back, whole=whole)
+                self._graphs[kind] = StepGraph(self.network, step, frames, masks)
+            loss = self._graphs[kind].replay(frames, masks)
+        else:
+            self.optimizer.zero_grad()
+            loss = self._forward_and_back(frames, masks, whole)
         if recipe.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
@@ -189,9 +202,20 @@ class Run:
         self.scaler.update()
         self.average.update(self.network, self.step)
         self.step += 1
-        loss = self.group.mean(loss.detach())
+        loss = self.group.mean(loss)
         self.losses += torch.stack([loss, torch.ones_like(loss)])
         return loss
+
+    def _forward_and_back(self, frames: Tensor, masks: Tensor, whole: bool) -> Tensor:
+        """Return a batch's loss; its gradients, scaled, are added to what is there."""
+        recipe, device = self.recipe, self.group.device
+        target_pixels = self.group.mean(masks.sum()).clamp(min=1 / self.group.world) if recipe.target_weight else None
+        mixed = device.type == "cuda" and recipe.precision != "float32"
+        with torch.autocast(device.type, PRECISIONS[recipe.precision], enabled=mixed):
+            stages = self.stages(frames, whole)
+        loss = loss_of(stages, frames, masks, recipe, target_pixels)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def evaluate(self, held_out: Sequence[Sample]) -> dict[str, float]:
         """Score the averaged weights on the held-out frames, keep them if they are the best, and return a log's row.

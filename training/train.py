@@ -19,6 +19,7 @@ from training.data import DataError
 from training.distributed import Group, GroupError, join, leave
 from training.feed import feed, split_samples
 from training.log import Log, Meter, note_versions
+from training.pool import pool_feed
 from training.recipe import Recipe, RecipeError, read_recipe
 from training.run import Run
 from training.schedule import with_steps
@@ -72,7 +73,7 @@ def train(
     samples, held_out = split_samples(recipe, data)
     recipe = with_steps(recipe, len(samples))
     run = Run(recipe, folder, group, start)
-    batches = feed(samples, recipe, run.step, group, workers)
+    batches = (pool_feed if recipe.pool else feed)(samples, recipe, run.step, group, workers)
     log = None
     if group.rank == 0:
         note_versions(folder, run.step, group, run.start)
