@@ -14,6 +14,9 @@ published widths. The last stage's N and D never reach T: they serve the trainin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +64,21 @@ class Decomposition:
     frame: Tensor | None
 
 
+@cache
+def _thin_of(device: str) -> ModuleType | None:
+    """Return the module of a kind of device's thin convolutions; None where what it needs is not installed."""
+    name = {"cpu": "training.thin", "cuda": "training.thin_gpu"}.get(device)
+    try:
+        return import_module(name) if name else None
+    except ModuleNotFoundError:
+        return None
+
+
+def thin_for(x: Tensor) -> ModuleType | None:
+    """Return the thin convolutions that train a network where ``x`` is; without, PyTorch's do."""
+    return _thin_of(x.device.type)
+
+
 class WeighAndProject(nn.Module):
     """Squeeze-and-excitation over c channels, then a 3x3 convolution c -> 1."""
 
@@ -75,6 +93,11 @@ class WeighAndProject(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[batch, 1, h, w]`` from ``x``, ``[batch, c, h, w]``."""
         scale: Tensor = self.excitation(x.mean((2, 3), keepdim=True))
+        if self.training and (thin := thin_for(x)) and thin.MERGES:  # a matrix product: cuDNN is slow at one map
+            taps = F.pad(self.project.weight.flatten(2)[0], (0, thin.TAPS - 9))  # [c, TAPS]
+            (n, c, h, w), weight = x.shape, taps * scale[..., 0]  # [n, c, TAPS]
+            made: Tensor = thin.fold(x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ weight, h, w)
+            return made + self._bias()
         if self.training:
             out: Tensor = self.project(x * scale)
             return out
@@ -89,7 +112,7 @@ class WeighAndProject(nn.Module):
         assert self.project.bias is not None
         return self.project.bias
 
-    def folded(self, x: Tensor, expand: nn.Conv2d) -> Tensor:
+    def folded(self, x: Tensor, expand: nn.Conv2d, thin: ModuleType) -> Tensor:
         """Return ``self(expand(x))`` without ever making the c-channel map; exact up to rounding.
 
         Nothing between ``expand`` (3x3, b -> c) and the output is non-linear but the weights of
@@ -100,12 +123,11 @@ class WeighAndProject(nn.Module):
         Args:
             x: a padded map of b channels (see training.thin).
             expand: the convolution that would make the c-channel map.
+            thin: the thin convolutions of x's device.
 
         Returns:
             ``[batch, 1, h, w]``.
         """
-        from training import thin
-
         assert expand.bias is not None
         h, w = x.shape[2] - 2 * thin.PAD, x.shape[3] - 2 * thin.PAD
         taps = self.project.weight.flatten(2)[0]  # [c, 9]
@@ -113,7 +135,8 @@ class WeighAndProject(nn.Module):
         scale = self.excitation(mean[..., None, None])[..., 0, 0]  # [n, c]
         weight = torch.einsum("ck,nc,cbij->nkbij", taps, scale, expand.weight)  # [n, 9, b, 3, 3]
         bias = torch.einsum("ck,nc,c->nk", taps, scale, expand.bias)  # [n, 9]
-        return thin.tail(x, weight, bias) + self._bias()
+        made: Tensor = thin.tail(x, weight, bias)
+        return made + self._bias()
 
 
 def _folded_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -163,15 +186,14 @@ class Chain(nn.Module):
         self.head = WeighAndProject(config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.device.type == "cpu":
-            return self.head.folded(self._thin(x), self.expand)
+        if self.training and (thin := thin_for(x)):
+            with torch.autocast(x.device.type, enabled=False):  # it saves nothing here, and rounds the attention
+                return self.head.folded(self._thin(x, thin), self.expand, thin)
         out: Tensor = self.head(self.expand(self.layers(x)))
         return out
 
-    def _thin(self, x: Tensor) -> Tensor:
-        """Return the padded map ``[n, b, h + 4, w + 4]`` of ``self.layers``; frozen batch norm costs nothing."""
-        from training import thin  # needs Numba, which the CPU alone does
-
+    def _thin(self, x: Tensor, thin: ModuleType) -> Tensor:
+        """Return the padded map of ``self.layers``; frozen batch norm costs nothing."""
         norms = [part for part in self.layers if isinstance(part, nn.BatchNorm2d)]
         weights, biases = [], []
         for index, part in enumerate(part for part in self.layers if isinstance(part, nn.Conv2d)):
@@ -183,7 +205,8 @@ class Chain(nn.Module):
             biases.append(bias)
         x = thin.pad(x)
         if not any(norm.training for norm in norms):
-            return thin.chain(x, weights, biases)
+            made: Tensor = thin.chain(x, weights, biases)
+            return made
         for weight, bias, norm in zip(weights, biases, norms, strict=True):
             x = thin.norm_relu(thin.chain(x, [weight], [bias], relu=False), norm)
         return x
@@ -220,6 +243,8 @@ class Stage(nn.Module):
 
     def _merge(self, x: Tensor) -> Tensor:
         """Return M(x); training on a CPU, frozen batch norm is folded into the convolutions, a quarter less to do."""
+        if self.training and (thin := thin_for(x)) and thin.MERGES:
+            return self._merge_on_gpu(x, thin)
         *layers, head = self.merge
         norms = [part for part in layers if isinstance(part, nn.BatchNorm2d)]
         if not self.training or x.device.type != "cpu" or any(norm.training for norm in norms):
@@ -230,6 +255,20 @@ class Stage(nn.Module):
             x = F.relu_(F.conv2d(x, *_folded_norm(conv, norm), padding=1))
         found: Tensor = head(x)
         return found
+
+    def _merge_on_gpu(self, x: Tensor, thin: ModuleType) -> Tensor:
+        """Return M(x), its first convolution as a matrix product: cuDNN is slow at one map."""
+        first, *layers = self.merge
+        assert isinstance(first, nn.Conv2d)
+        n, _, h, w = x.shape
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        weight = F.pad(first.weight.flatten(1).flip(1), (0, thin.TAPS - 9))  # [c, TAPS], as neighbours are
+        wide = F.linear(thin.neighbours(x, dtype), weight, first.bias)  # [n, h * w, c]
+        x = wide.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+        for layer in layers:
+            x = layer(x)
+        return x
 
 
 class RPCANetPlus(nn.Module):

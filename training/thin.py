@@ -21,6 +21,7 @@ from training import thin_kernels as kernels
 from training.thin_kernels import Array
 
 PAD = kernels.PAD
+MERGES = False  # M's ends are PyTorch's convolutions
 
 
 def _transposed(weight: Array) -> Array:
