@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from engine.base import Frames, blank_input, check_input, one_line
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
-from engine.openvino_graph import find_parts, find_wide, rewrite
+from engine.openvino_graph import rewrite
+from engine.parts import find_parts, find_wide
 
 MAX_SHAPES = 16  # compiled shapes kept; a compiled K=6 takes some 100 MiB
 Precision = Literal["f32", "bf16"]

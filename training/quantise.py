@@ -24,7 +24,7 @@ from engine.base import FULL_RANGE, Engine, Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo, find_model, read_model, write_info
 from engine.one_line import check_output, one_line_errors
 from engine.openvino_engine import OpenVinoEngine
-from engine.openvino_graph import find_wide
+from engine.parts import find_wide
 from training.data import DataError, Sample, part_of
 from training.metrics import Tally
 from training.sets import read_split

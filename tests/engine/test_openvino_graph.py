@@ -6,7 +6,7 @@ import pytest
 
 from engine.base import load_engine
 from engine.contract import MODELS, read_model
-from engine.openvino_graph import Head, Thin, find_parts, find_wide
+from engine.parts import Head, Thin, find_parts, find_wide
 
 SHIPPED = MODELS / "rpcanet_plus_k1.onnx"
 

@@ -1,0 +1,64 @@
+"""Runs the CUDA engine's kernels on a CPU, compiled by g++; see simt.h."""
+
+import ctypes
+import hashlib
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from engine.cuda_plan import KERNELS, plan, room_for
+from engine.cuda_engine import source_of
+from engine.cuda_network import read_network
+from engine.cuda_weights import pack_weights
+
+FLAGS = ["-O2", "-mavx2", "-mfma", "-mf16c", "-std=c++17", "-shared", "-fPIC"]
+
+
+def build(weights, folder):
+    """Compile the kernels of a model; return the library."""
+    defines = [f"-D{name}={value}" for name, value in weights.defines.items()]
+    text = f'#include "{Path(__file__).with_name("simt.h")}"\n' + source_of()
+    name = Path(folder) / hashlib.sha256(" ".join([*defines, text]).encode()).hexdigest()[:16]
+    if not name.with_suffix(".so").exists():
+        name.with_suffix(".cpp").write_text(text)
+        line = ["g++", *FLAGS, *defines, "-o", str(name.with_suffix(".so")), str(name.with_suffix(".cpp"))]
+        subprocess.run(line, check=True, capture_output=True, text=True)
+    library = ctypes.CDLL(str(name.with_suffix(".so")))
+    library.simt_run.restype = ctypes.c_char_p
+    return library
+
+
+class Emulated:
+    """A model on an emulated GPU. ``seen`` is called after each launch, with its index, kernel and arguments."""
+
+    def __init__(self, proto, info, folder, backwards=False, together=1 << 19):
+        self.info, self.backwards, self.together = info, backwards, together
+        self.network = read_network(proto.graph, info)
+        self.weights = pack_weights(self.network, info)
+        self.library = build(self.weights, folder)
+        self.shared = (ctypes.c_int * len(KERNELS)).in_dll(self.library, "shared_bytes")
+        self.content = np.frombuffer(bytes(self.weights.content) + bytes(256), np.uint8).copy()
+
+    def infer(self, frames, window, seen=None):
+        batch, _, height, width = frames.shape[:4]
+        room = room_for(self.weights, batch, height, width, self.together)
+        memory = np.full(room.size, 0xFF, np.uint8)  # what nobody wrote is NaN
+        memory[: room.zeroed] = 0
+        frames = np.ascontiguousarray(frames)
+        targets = np.full((batch, 1, height, width), 77, np.uint8)
+        steps = [(stage.epsilon, stage.sigma) for stage in self.network.stages]
+        addresses = tuple(array.ctypes.data for array in (frames, window, targets))
+        launches = plan(
+            self.weights, self.content.ctypes.data, (batch, height, width), self.info.bits,
+            self.network.carry_noise, steps, addresses, memory.ctypes.data, room,
+        )  # fmt: skip
+        for index, launch in enumerate(launches):
+            grid = (ctypes.c_uint * 3)(*launch.grid)
+            shared = ctypes.c_uint(self.shared[launch.kernel])
+            name = KERNELS[launch.kernel]
+            said = self.library.simt_run(name.encode(), grid, shared, ctypes.byref(launch.args), int(self.backwards))
+            assert not said, f"launch {index}, {name}: {said.decode()}"
+            if seen:
+                seen(index, name, launch, memory, room)
+        return targets
