@@ -6,13 +6,15 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+from engine.cuda_network import Network
 from engine.cuda_weights import ALIGNED, Packed, Weights
 
 KERNELS = (
     "chain_frame", "chain_background", "chain_target", "chain_noise", "answer",
     "merge_only", "merge_first", "merge_next", "merge_last",
 )  # fmt: skip
-TILE_WIDTH, TILE_HEIGHT, THREADS = 32, 16, 256  # as in warp.cuh
+TILE_WIDTH, TILE_HEIGHT = 32, 16  # as in warp.cuh
+THREADS = (512,) * 5 + (256,) * 4  # of each kernel
 # Frames of a batch go through the network together up to this many pixels: their maps of 32 channels then stay in the
 # second-level cache from one kernel to the next.
 TOGETHER = 1 << 19
@@ -64,6 +66,17 @@ class Room:
     together: int
 
 
+def kernels_of(weights: Weights) -> list[int]:
+    """Return the indices in ``KERNELS`` of those that a model needs; the others are not compiled."""
+    names = {"chain_frame", "chain_target", "answer"}
+    if len(weights.stages) > 1:
+        depth = weights.defines["LAYERS_M"]
+        names |= {"chain_background", "chain_noise"}
+        names |= {"merge_only"} if depth == 1 else {"merge_first", "merge_last"}
+        names |= {"merge_next"} if depth > 2 else set()
+    return [index for index, name in enumerate(KERNELS) if name in names]
+
+
 def room_for(weights: Weights, batch: int, height: int, width: int, together: int = TOGETHER) -> Room:
     """Return the memory for a batch of frames of a size."""
     b, c = weights.defines["B"], weights.defines["C"]
@@ -96,9 +109,7 @@ def plan(
     weights: Weights,
     content: int,
     shape: tuple[int, int, int],
-    bits: int,
-    carry_noise: bool,
-    steps: list[tuple[float, float]],
+    network: Network,
     addresses: tuple[int, int, int],
     memory: int,
     room: Room,
@@ -109,9 +120,7 @@ def plan(
         weights: packed.
         content: the address of ``weights.content`` on the device.
         shape: batch, height, width.
-        bits: of a pixel.
-        carry_noise: whether N goes from stage to stage.
-        steps: epsilon and sigma of each stage.
+        network: what they are the weights of.
         addresses: of frames, window and targets.
         memory: the address of the memory that ``room`` describes.
         room: where things lie in it.
@@ -126,12 +135,12 @@ def plan(
         count = min(room.together, batch - start)
         pixels = start * height * width
         common = {
-            "frames": addresses[0] + pixels * bits // 8,
+            "frames": addresses[0] + pixels * network.bits // 8,
             "window": addresses[1] + 8 * start,
             "targets": addresses[2] + pixels,
             "height": height,
             "width": width,
-            "bits": bits,
+            "bits": network.bits,
         }
 
         def launch(kernel: str, packed: Packed | None, channels: int, **arguments: Any) -> None:
@@ -146,10 +155,10 @@ def plan(
             launches.append(Launch(KERNELS.index(kernel), (*tiles, count), Args(**common, **arguments)))  # noqa: B023
 
         for index, packs in enumerate(weights.stages):
-            epsilon, sigma = steps[index]
+            epsilon, sigma = network.stages[index].epsilon, network.stages[index].sigma
             last, w, h = index == len(weights.stages) - 1, packs[0], packs[1]
             t = at["t"] if index else None
-            n = at["n"] if index and carry_noise else None
+            n = at["n"] if index and network.carry_noise else None
             ahead: dict[str, Any] = {"maps_in": at["merged1"], "tail_in": at["merged_tail"], "t": t, "n": n}
             if index:
                 ahead["bias"] = weights.stages[index - 1][3].bias
@@ -177,7 +186,7 @@ def plan(
                 arguments: dict[str, Any] = {"maps_in": at[f"merged{1 - side}"], "maps_out": at[f"merged{side}"]}
                 if not layer:
                     arguments |= _seen(at, 0, f.bias)
-                    arguments |= {"z": at["z"], "r": at["r"], "n": at["n"] if carry_noise else None, "gain": sigma}
+                    arguments |= {"z": at["z"], "r": at["r"], "n": at["n"] if network.carry_noise else None, "gain": sigma}
                 if ends:
                     arguments["tail_out"] = at["merged_tail"]
                 arguments |= {"layers": content + m.layers[layer], "layer_bias": content + m.layer_bias[layer]}

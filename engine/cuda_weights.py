@@ -82,10 +82,10 @@ def pack_weights(network: Network, info: ModelInfo) -> Weights:
     wide = one("c, channels of the attention", {len(c.head.project) for stage in chains for c in stage}, MERGED, 1)
     squeezed = one("channels of the squeeze", {len(c.head.squeeze[1]) for stage in chains for c in stage}, 8, 1)
     one("channels of M", {len(c.first[0]) for stage in chains for c in stage[3:]} or {wide}, wide, wide)
-    one("3x3 layers of M", {len(c.layers) for stage in chains for c in stage[3:]} or {1}, MOST_LAYERS, 1)
+    merged = one("3x3 layers of M", {len(c.layers) for stage in chains for c in stage[3:]} or {1}, MOST_LAYERS, 1)
     one("the side of M's first convolution", {c.first[0].shape[2] for stage in chains for c in stage[3:]} or {3}, 3, 3)
     b = 4 if thin <= 4 else 16
-    defines = {"B": b, "C": MERGED, "HC": wide, "SQ": squeezed}
+    defines = {"B": b, "C": MERGED, "HC": wide, "SQ": squeezed, "STAGES": len(chains), "LAYERS_M": merged}
     for name, kind in list(kinds.items())[:3]:
         these = [stage[kind] for stage in chains if len(stage) > kind]
         defines[f"LAYERS_{name}"] = one(

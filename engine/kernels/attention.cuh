@@ -19,12 +19,12 @@ DEVICE void add_warp(float (&v)[CH], u64* sums) {
 }
 
 // Write a tile W x H of a thin map to device memory, and add to the frame's sums, [9][B]: all pixels, the first row, the last
-// row, the first column, the last column, and the four corners. `scratch` has room for [WARPS][B].
+// row, the first column, the last column, and the four corners. `scratch` has room for [warps][B].
 DEVICE void write_thin(const u8* map, float* scratch, const Args& a, const Place& p) {
     u64* sums = a.sums + (size_t)p.frame * 9 * B;
     float sum[B] = {};
 #pragma unroll
-    for (int i = threadIdx.x; i < TW * TH; i += THREADS) {
+    for (int i = threadIdx.x; i < TW * TH; i += threads()) {
         int row = i / TW, column = i % TW;
         if (!p.inside(row, column)) continue;
         u8* to = a.maps_out + p.at(row, column) * B * 2;
@@ -42,11 +42,11 @@ DEVICE void write_thin(const u8* map, float* scratch, const Args& a, const Place
         for (int mask = 16; mask; mask >>= 1) sum[i] += from_lane(sum[i], mask);
         if (lane_of() == 0) scratch[warp_of() * B + i] = sum[i];
     }
-    // Each warp has one of the other eight.
+    // Each of eight warps has one of the other eight.
     int kind = warp_of() + 1, bottom = p.height - 1 - p.y, right = p.width - 1 - p.x;
     bool row = kind < 3 || kind > 4, column = kind > 2;
     int y = kind == 1 || kind == 5 || kind == 6 ? -p.y : bottom, x = kind == 3 || kind == 5 || kind == 7 ? -p.x : right;
-    if ((!row || (unsigned)y < TH) && (!column || (unsigned)x < TW)) {
+    if (kind < 9 && (!row || (unsigned)y < TH) && (!column || (unsigned)x < TW)) {
         float edge[B] = {};
         int lane = lane_of();
         if (!row) y = lane;
@@ -63,7 +63,7 @@ DEVICE void write_thin(const u8* map, float* scratch, const Args& a, const Place
     __syncthreads();
     if (threadIdx.x < B) {
         float total = 0.f;
-        for (int warp = 0; warp < WARPS; ++warp) total += scratch[warp * B + threadIdx.x];
+        for (int warp = 0; warp < warps(); ++warp) total += scratch[warp * B + threadIdx.x];
         add_to(sums + threadIdx.x, __float2ll_rn(total * FIXED));
     }
 }
@@ -102,7 +102,7 @@ DEVICE void attend(const float* head, const float* mean, float* squeezed, float*
 template <int CH, int R>
 DEVICE void spread(const float* weights, uint2* out) {
     typedef Window<CH, R> V;
-    for (int i = threadIdx.x; i < V::STEPS * 32; i += THREADS) {
+    for (int i = threadIdx.x; i < V::STEPS * 32; i += threads()) {
         int step = i / 32, lane = i % 32;
         float v[4];
 #pragma unroll
@@ -123,7 +123,7 @@ DEVICE void make_thin_tail(float* shared, const Args& a, const Place& p) {
     float *taps = squeezed + SQ, *each = taps + 9 * HC, *each_bias = each + 81 * B, *whole = each_bias + 9;
     const u64* sums = a.sums + (size_t)p.frame * 9 * B;
     // The sums of the map moved by each tap: all of it but the row and the column that move out of the frame.
-    for (int i = threadIdx.x; i < 9 * B; i += THREADS) {
+    for (int i = threadIdx.x; i < 9 * B; i += threads()) {
         int channel = i / 9, row = i % 9 / 3, column = i % 3;
         long long sum = read_sum(sums + channel);
         if (row != 1) sum -= read_sum(sums + (row == 2 ? 1 : 2) * B + channel);
@@ -132,18 +132,19 @@ DEVICE void make_thin_tail(float* shared, const Args& a, const Place& p) {
         shifted[i] = (float)((double)sum / ((double)FIXED * p.height * p.width));
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < HC * 8; i += THREADS) {  // 8 lanes a channel
+    for (int i = threadIdx.x; i < up_to(HC * 8, 32); i += threads()) {  // 8 lanes a channel
+        int channel = min(i / 8, HC - 1);
         float sum = 0.f;
-        for (int k = i % 8; k < 9 * B; k += 8) sum += a.head[EXPAND + i / 8 * 9 * B + k] * shifted[k];
+        for (int k = i % 8; k < 9 * B; k += 8) sum += a.head[EXPAND + channel * 9 * B + k] * shifted[k];
         for (int mask = 4; mask; mask >>= 1) sum += from_lane(sum, mask);
-        if (i % 8 == 0) mean[i / 8] = sum + a.head[EXPAND_BIAS + i / 8];
+        if (i % 8 == 0) mean[channel] = sum + a.head[EXPAND_BIAS + channel];
     }
     __syncthreads();
     attend(a.head, mean, squeezed, scale);
-    for (int i = threadIdx.x; i < 9 * HC; i += THREADS) taps[i] = a.head[PROJECT + i] * scale[i / 9];
+    for (int i = threadIdx.x; i < 9 * HC; i += threads()) taps[i] = a.head[PROJECT + i] * scale[i / 9];
     __syncthreads();
     // A map for each tap of the projection: 3x3, b -> 9.
-    for (int i = threadIdx.x; i < 81 * B + 9; i += THREADS) {
+    for (int i = threadIdx.x; i < 81 * B + 9; i += threads()) {
         bool bias = i >= 81 * B;
         int tap = bias ? i - 81 * B : i / (9 * B), k = i % (9 * B);
         const float* w = a.head + (bias ? EXPAND_BIAS : EXPAND + k);
@@ -155,10 +156,11 @@ DEVICE void make_thin_tail(float* shared, const Args& a, const Place& p) {
     __syncthreads();
     // Their shifted sum is one convolution of 5x5. At the border some of the nine maps are outside of the frame, zero.
     float* rim = a.rim_out + (size_t)p.frame * 16 * (25 * B + 1);
+#pragma unroll 1
     for (int kind = 0; kind < 16; ++kind) {
         int down = kind / 4, across = kind % 4;
         if (down == 3 && p.height > 1 || across == 3 && p.width > 1) continue;
-        for (int i = threadIdx.x; i < 25 * B + 1; i += THREADS) {
+        for (int i = threadIdx.x; i < 25 * B + 1; i += threads()) {
             int y = i / B / 5, x = i / B % 5, channel = i % B;
             float sum = 0.f;
 #pragma unroll
@@ -187,7 +189,7 @@ DEVICE void make_merged_tail(float* shared, const Args& a, const Place& p) {
         mean[threadIdx.x] = (float)((double)read_sum(sums + threadIdx.x) / ((double)FIXED * p.height * p.width));
     __syncthreads();
     attend(a.head, mean, squeezed, scale);
-    for (int i = threadIdx.x; i < 9 * C; i += THREADS)
+    for (int i = threadIdx.x; i < 9 * C; i += threads())
         whole[i] = i % C < HC ? a.head[PROJECT + i % C * 9 + i / C] * scale[i % C] : 0.f;
     __syncthreads();
     spread<C, 1>(whole, a.tail_out + (size_t)p.frame * Window<C, 1>::STEPS * 32);

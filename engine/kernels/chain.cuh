@@ -61,7 +61,6 @@ DEVICE void layers(u8* from, u8* to, const Args& a, const Place& p) {
 }
 
 constexpr int TAIL_BYTES = 4 * (9 * B + 2 * HC + SQ + 9 * HC + 81 * B + 9 + 25 * B + 4);
-CONSTANT int larger(int a, int b) { return a > b ? a : b; }
 
 // How a chain lays out its shared memory.
 template <int KIND, int L, int FIRST>
@@ -94,7 +93,7 @@ DEVICE void chain(const Args& a) {
             __syncthreads();
         }
     }
-    for (int i = threadIdx.x; i < S::W * S::H; i += THREADS) {
+    for (int i = threadIdx.x; i < S::W * S::H; i += threads()) {
         int row = i / S::W - S::BORDER, column = i % S::W - S::BORDER;
         bool mine = (unsigned)row < TH && (unsigned)column < TW;
         x[i] = p.inside(row, column) ? input_of<KIND>(a, p.at(row, column), p.frame, x[i], mine) : 0.f;
@@ -121,7 +120,7 @@ DEVICE void answer_of(const Args& a) {
     __syncthreads();
     mend_rim<TW, TH, 0>(map, a.rim_in + (size_t)p.frame * 16 * (25 * B + 1), x, p);
     __syncthreads();
-    for (int i = threadIdx.x; i < TW * TH; i += THREADS) {
+    for (int i = threadIdx.x; i < TW * TH; i += threads()) {
         if (!p.inside(i / TW, i % TW)) continue;
         size_t at = p.at(i / TW, i % TW);
         float t = a.y[at] - a.gain * (x[i] + a.bias);
@@ -130,8 +129,10 @@ DEVICE void answer_of(const Args& a) {
     }
 }
 
-KERNEL(chain_frame, (chain<FRAME, LAYER_W, FIRST_W>(a)))
-KERNEL(chain_background, (chain<BACKGROUND, LAYER_W, FIRST_W>(a)))
-KERNEL(chain_target, (chain<TARGET, LAYER_H, FIRST_H>(a)))
-KERNEL(chain_noise, (chain<NOISE, LAYER_F, FIRST_F>(a)))
-KERNEL(answer, answer_of(a))
+KERNEL(chain_frame, CHAIN_THREADS, (chain<FRAME, LAYER_W, FIRST_W>(a)))
+KERNEL(chain_target, CHAIN_THREADS, (chain<TARGET, LAYER_H, FIRST_H>(a)))
+KERNEL(answer, CHAIN_THREADS, answer_of(a))
+#if STAGES > 1
+KERNEL(chain_background, CHAIN_THREADS, (chain<BACKGROUND, LAYER_W, FIRST_W>(a)))
+KERNEL(chain_noise, CHAIN_THREADS, (chain<NOISE, LAYER_F, FIRST_F>(a)))
+#endif

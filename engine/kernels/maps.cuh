@@ -16,7 +16,7 @@ template <int CH, int BORDER, int W, int H, int ROWS, int PITCH>
 DEVICE void load_map(u8* to, const u8* maps, const Place& p) {
     constexpr int PARTS = CH == 4 ? 1 : CH / 8;  // a pixel
 #pragma unroll 4
-    for (int i = threadIdx.x; i < W * ROWS * PARTS; i += THREADS) {
+    for (int i = threadIdx.x; i < W * ROWS * PARTS; i += threads()) {
         int pixel = i / PARTS, part = i % PARTS, row = pixel / W, column = pixel % W;
         bool inside = row < H && p.inside(row - BORDER, column - BORDER);
         const u8* from = maps + p.at(row - BORDER, column - BORDER) * CH * 2;
@@ -48,27 +48,33 @@ template <int CH, int R, int W, int H>
 DEVICE void project(const u8* map, const uint2* weights, float* out) {
     typedef Window<CH, R> V;
     constexpr int PITCH = W + 2 * R, ACROSS = W / 2, GROUPS = ACROSS * (up_to(H, 4) / 4);
-    constexpr int PARTS = CH / 8;  // a pixel, but for 4 channels
+    constexpr int PARTS = larger(CH / 8, 1);  // of 8 channels a pixel
     int lane = lane_of(), second = lane >> 4;
-    for (int first = warp_of() * 16; first < GROUPS; first += WARPS * 16) {
+    for (int first = warp_of() * 16; first < GROUPS; first += warps() * 16) {
         int group = min(first + (lane & 15), GROUPS - 1);
         int pixel = group / ACROSS * 4 * PITCH + group % ACROSS * 2;
         float c[4][4] = {};
+        if constexpr (CH == 4) {
 #pragma unroll
-        for (int step = 0; step < V::STEPS; ++step) {
-            int even = 2 * step, odd = even + 1;
-            unsigned m[4];
-            if constexpr (CH == 4) {
-                int to_even = (even / V::CHUNKS * PITCH) * 8 + even % V::CHUNKS * 16;
-                int to_odd = (odd / V::CHUNKS * PITCH) * 8 + odd % V::CHUNKS * 16;
+            for (int step = 0; step < V::STEPS; ++step) {
+                int even = 2 * step, odd = even + 1;
+                int to_even = even / V::CHUNKS * PITCH * 8 + even % V::CHUNKS * 16;
+                int to_odd = odd / V::CHUNKS * PITCH * 8 + odd % V::CHUNKS * 16;
+                unsigned m[4];
                 load_rows(m, map + pixel * 8 + (second ? to_odd : to_even));
-            } else {
-                constexpr int P = PARTS ? PARTS : 1;
-                int column = even % V::CHUNKS / P;
-                load_rows(m, map + at<CH>(pixel + even / V::CHUNKS * PITCH + column, even % P + second));
+                uint2 w = weights[step * 32 + lane];
+                multiply(c[step & 3], m, w.x, w.y);
             }
-            uint2 w = weights[step * 32 + lane];
-            multiply(c[step & 3], m, w.x, w.y);
+        } else {
+#pragma unroll 2
+            for (int row = 0; row < V::ROWS; ++row)
+#pragma unroll
+                for (int i = 0; i < V::CHUNKS / 2; ++i) {
+                    unsigned m[4];
+                    load_rows(m, map + at<CH>(pixel + row * PITCH + 2 * i / PARTS, 2 * i % PARTS + second));
+                    uint2 w = weights[(row * (V::CHUNKS / 2) + i) * 32 + lane];
+                    multiply(c[i & 3], m, w.x, w.y);
+                }
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -88,16 +94,15 @@ DEVICE void project(const u8* map, const uint2* weights, float* out) {
 template <int W, int H, int BORDER>
 DEVICE void mend_rim(const u8* map, const float* weights, float* out, const Place& p) {
     constexpr int PITCH = W + 4, COUNT = 25 * B;
-    for (int i = threadIdx.x; i < W * H; i += THREADS) {
+    for (int i = threadIdx.x; i < W * H; i += threads()) {
         int y = p.y + i / W - BORDER, x = p.x + i % W - BORDER;
         if (y > 0 && y < p.height - 1 && x > 0 && x < p.width - 1) out[i] += weights[COUNT];
     }
-    int edges[4] = {-p.y, p.height - 1 - p.y, -p.x, p.width - 1 - p.x};  // in the tile's coordinates
-#pragma unroll
+#pragma unroll 1
     for (int side = 0; side < 4; ++side) {
-        int edge = edges[side] + BORDER;
+        int edge = (side == 0 ? -p.y : side == 1 ? p.height - 1 - p.y : side == 2 ? -p.x : p.width - 1 - p.x) + BORDER;
         if (edge < 0 || edge >= (side < 2 ? H : W)) continue;
-        for (int i = threadIdx.x; i < (side < 2 ? W : H); i += THREADS) {
+        for (int i = threadIdx.x; i < (side < 2 ? W : H); i += threads()) {
             int row = side < 2 ? edge : i, column = side < 2 ? i : edge;
             int y = p.y + row - BORDER, x = p.x + column - BORDER;
             if (!p.inside(row - BORDER, column - BORDER)) continue;
@@ -105,6 +110,7 @@ DEVICE void mend_rim(const u8* map, const float* weights, float* out, const Plac
             if (side >= 2 && down || side == 1 && y == 0 || side == 3 && x == 0) continue;  // another side's
             const float* w = weights + (down * 4 + across) * (COUNT + 1);
             float sum = w[COUNT];
+#pragma unroll 1
             for (int dy = 0; dy < 5; ++dy)
                 for (int dx = 0; dx < 5; ++dx) {
                     int pixel = (row + dy) * PITCH + column + dx;
@@ -163,7 +169,7 @@ DEVICE void first_3x3(const float* x, const u8* weights, const float* bias, u8* 
     for (int j = 0; j < TILES; ++j) w[j] = ((const uint2*)weights)[(j / 2 * 32 + lane) * (TILES > 1 ? 2 : 1) + j % 2];
 #pragma unroll
     for (int i = 0; i < EACH; ++i) b[i] = CH == 4 && t > 1 ? 0.f : bias[t * EACH + i];
-    for (int first = warp_of() * 16; first < W * H; first += WARPS * 16) {
+    for (int first = warp_of() * 16; first < W * H; first += warps() * 16) {
         unsigned large[4] = {}, small[4] = {};
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -195,7 +201,7 @@ DEVICE void first_3x3(const float* x, const u8* weights, const float* bias, u8* 
 template <int W, int H, int BORDER>
 DEVICE void first_1x1(const float* x, const u8* weights, const float* bias, u8* out, const Place& p) {
     const float* w = (const float*)weights;
-    for (int i = threadIdx.x; i < W * H; i += THREADS) {
+    for (int i = threadIdx.x; i < W * H; i += threads()) {
         bool inside = p.inside(i / W - BORDER, i % W - BORDER);
         float value = x[i];
 #pragma unroll
@@ -220,7 +226,7 @@ DEVICE void thin(const u8* map, const u8* weights, const float* bias, u8* out, c
 #pragma unroll
         for (int dy = 0; dy < 3; ++dy) w[dy] = ((const uint2*)weights)[dy * 32 + lane];
         float b0 = bias[t % 2 * 2], b1 = bias[t % 2 * 2 + 1];
-        for (int first = warp_of() * 16; first < PAIRS; first += WARPS * 16) {
+        for (int first = warp_of() * 16; first < PAIRS; first += warps() * 16) {
             int pair = min(first + (lane & 15), PAIRS - 1);
             const u8* from = map + (pair / ACROSS * PITCH + pair % ACROSS * 2) * 8 + second * 16;
             float c[4] = {b0, b1, b0, b1};
@@ -248,7 +254,7 @@ DEVICE void thin(const u8* map, const u8* weights, const float* bias, u8* out, c
         uint4 w[9];
 #pragma unroll
         for (int tap = 0; tap < 9; ++tap) w[tap] = ((const uint4*)weights)[tap * 32 + lane];
-        for (int first = warp_of() * 16; first < W * H; first += WARPS * 16) {
+        for (int first = warp_of() * 16; first < W * H; first += warps() * 16) {
             int pixel = min(first + (lane & 15), W * H - 1), from = pixel / W * PITCH + pixel % W;
             float c[TILES][4];
 #pragma unroll

@@ -15,7 +15,7 @@ DEVICE void start_merge(u8* map, float* s, const Args& a, const Place& p) {
     __syncthreads();
     mend_rim<W_S, H_S, 2>(map, a.rim_in + (size_t)p.frame * 16 * (25 * B + 1), s, p);
     __syncthreads();
-    for (int i = threadIdx.x; i < W_S * H_S; i += THREADS) {
+    for (int i = threadIdx.x; i < W_S * H_S; i += threads()) {
         int row = i / W_S - 2, column = i % W_S - 2;
         float sum = 0.f;
         if (p.inside(row, column)) {
@@ -36,7 +36,7 @@ DEVICE void merge(const Args& a) {
     SHARED(memory);
     u8 *map = memory, *weights = map + larger(MAP_M, TAIL_M);
     Place p = place_of(a);
-    for (int i = threadIdx.x; i < WEIGHTS_M / 16; i += THREADS) ((uint4*)weights)[i] = ((const uint4*)a.layers)[i];
+    for (int i = threadIdx.x; i < WEIGHTS_M / 16; i += threads()) ((uint4*)weights)[i] = ((const uint4*)a.layers)[i];
     if constexpr (FIRST)
         start_merge(map, (float*)(weights + WEIGHTS_M), a, p);
     else
@@ -52,7 +52,7 @@ DEVICE void merge(const Args& a) {
 #pragma unroll
         for (int k = 0; k < 8; ++k) c[k / 2][i / 2][k % 2 * 2 + i % 2] = bias;
     }
-#pragma unroll
+#pragma unroll 1
     for (int dx = 0; dx < 3; ++dx)
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; ++chunk) {
@@ -97,7 +97,7 @@ DEVICE void merge(const Args& a) {
             for (int j = 0; j < TILES / 4; ++j) to[j] = make_uint4(v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]);
         }
     if constexpr (LAST) {
-        float* scratch = (float*)memory;  // [WARPS][C]
+        float* scratch = (float*)memory;  // [warps][C]
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
@@ -107,17 +107,23 @@ DEVICE void merge(const Args& a) {
         __syncthreads();
         if (threadIdx.x < C) {
             float total = 0.f;
-            for (int warp = 0; warp < WARPS; ++warp) total += scratch[warp * C + threadIdx.x];
+            for (int warp = 0; warp < warps(); ++warp) total += scratch[warp * C + threadIdx.x];
             add_to(a.sums + (size_t)p.frame * C + threadIdx.x, __float2ll_rn(total * FIXED));
         }
-        if (is_last(a, p, (int*)scratch + WARPS * C)) make_merged_tail(scratch + WARPS * C + 4, a, p);
+        if (is_last(a, p, (int*)scratch + warps() * C)) make_merged_tail(scratch + warps() * C + 4, a, p);
     }
 }
 
-KERNEL(merge_only, (merge<true, true>(a)))
-KERNEL(merge_first, (merge<true, false>(a)))
-KERNEL(merge_next, (merge<false, false>(a)))
-KERNEL(merge_last, (merge<false, true>(a)))
+#if STAGES > 1 && LAYERS_M == 1
+KERNEL(merge_only, MERGE_THREADS, (merge<true, true>(a)))
+#endif
+#if STAGES > 1 && LAYERS_M > 1
+KERNEL(merge_first, MERGE_THREADS, (merge<true, false>(a)))
+KERNEL(merge_last, MERGE_THREADS, (merge<false, true>(a)))
+#endif
+#if STAGES > 1 && LAYERS_M > 2
+KERNEL(merge_next, MERGE_THREADS, (merge<false, false>(a)))
+#endif
 
 // What each kernel needs of shared memory, in the order of KERNELS in engine/cuda_plan.py.
 GLOBAL(int, shared_bytes[]) = {

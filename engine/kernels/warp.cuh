@@ -1,7 +1,8 @@
 // What the kernels ask of the hardware, and what they are given. No header is included, so that NVRTC needs none.
 //
 // The compiler defines, for each model: B and C, channels of the thin and of the merged maps (4 or 16, and 32);
-// HC and SQ, channels that the attention weighs and squeezes to; LAYERS_W, LAYERS_H and LAYERS_F, 3x3 layers b -> b;
+// HC and SQ, channels that the attention weighs and squeezes to; STAGES; LAYERS_W, LAYERS_H and LAYERS_F, 3x3 layers
+// b -> b, and LAYERS_M, c -> c;
 // FIRST_W, FIRST_H and FIRST_F, the side of a chain's first convolution, 1 or 3.
 //
 // Maps of several channels are float16 with the channels last, [height][width][channels]; maps of one are float32.
@@ -12,8 +13,8 @@ typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
 #define CONSTANT __host__ __device__ constexpr
-#define KERNEL(name, ...) \
-    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Args a) { __VA_ARGS__; }
+#define KERNEL(name, threads, ...) \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a) { __VA_ARGS__; }
 #define GLOBAL(type, name) extern "C" __device__ type name
 #define SHARED(name) extern __shared__ __align__(128) u8 name[]
 
@@ -62,9 +63,10 @@ DEVICE int count_up(int* counter) { return atomicAdd(counter, 1); }
 #endif
 
 constexpr int TW = 32, TH = 16;              // the tile of a block
-constexpr int THREADS = 256, WARPS = 8;      // of a block
+constexpr int CHAIN_THREADS = 512, MERGE_THREADS = 256;  // of a block
 constexpr float FIXED = 1048576.f;           // sums over a frame are whole numbers of 1 / FIXED: the order of adding
                                              // them does not change them
+CONSTANT int larger(int a, int b) { return a > b ? a : b; }
 constexpr int LAYER_W = LAYERS_W, LAYER_H = LAYERS_H, LAYER_F = LAYERS_F;
 
 // What one launch gets; the same in engine/cuda_plan.py. A pointer that is null is a map of zeros that is not
@@ -100,6 +102,8 @@ struct Args {
     int bits;
 };
 
+DEVICE int threads() { return blockDim.x; }
+DEVICE int warps() { return blockDim.x >> 5; }
 DEVICE int lane_of() { return threadIdx.x & 31; }
 DEVICE int warp_of() { return threadIdx.x >> 5; }
 DEVICE float limited(float value) { return fminf(fmaxf(value, -65504.f), 65504.f); }

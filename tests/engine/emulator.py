@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.cuda_plan import KERNELS, plan, room_for
 from engine.cuda_engine import source_of
 from engine.cuda_network import read_network
+from engine.cuda_plan import KERNELS, THREADS, plan, room_for
 from engine.cuda_weights import pack_weights
 
-FLAGS = ["-O2", "-mavx2", "-mfma", "-mf16c", "-std=c++17", "-shared", "-fPIC"]
+FLAGS = ["-O2", "-mavx2", "-mfma", "-mf16c", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique"]
 
 
 def build(weights, folder):
@@ -47,17 +47,17 @@ class Emulated:
         memory[: room.zeroed] = 0
         frames = np.ascontiguousarray(frames)
         targets = np.full((batch, 1, height, width), 77, np.uint8)
-        steps = [(stage.epsilon, stage.sigma) for stage in self.network.stages]
         addresses = tuple(array.ctypes.data for array in (frames, window, targets))
         launches = plan(
-            self.weights, self.content.ctypes.data, (batch, height, width), self.info.bits,
-            self.network.carry_noise, steps, addresses, memory.ctypes.data, room,
+            self.weights, self.content.ctypes.data, (batch, height, width), self.network, addresses,
+            memory.ctypes.data, room,
         )  # fmt: skip
         for index, launch in enumerate(launches):
             grid = (ctypes.c_uint * 3)(*launch.grid)
             shared = ctypes.c_uint(self.shared[launch.kernel])
+            threads = ctypes.c_uint(THREADS[launch.kernel])
             name = KERNELS[launch.kernel]
-            said = self.library.simt_run(name.encode(), grid, shared, ctypes.byref(launch.args), int(self.backwards))
+            said = self.library.simt_run(name.encode(), grid, threads, shared, ctypes.byref(launch.args), int(self.backwards))
             assert not said, f"launch {index}, {name}: {said.decode()}"
             if seen:
                 seen(index, name, launch, memory, room)

@@ -20,7 +20,7 @@
 #define DEVICE inline
 #define CONSTANT constexpr
 #define GLOBAL(type, name) \
-    extern "C" type name;      \
+    extern "C" __attribute__((visibility("default"))) type name; \
     type name
 #define __launch_bounds__(n)
 
@@ -35,7 +35,7 @@ static inline long long __float2ll_rn(float value) { return llrintf(value); }
 
 namespace simt {
 
-constexpr int BLOCK = 256, WARP = 32, STACK = 64 << 10, GUARD = 4096;
+constexpr int MOST = 512, WARP = 32, STACK = 64 << 10, GUARD = 4096;
 
 struct Index { unsigned x, y, z; };
 
@@ -53,12 +53,12 @@ struct Warp {
     const u8* rows[WARP];
 };
 
-inline Fiber fibers[BLOCK];
+inline Fiber fibers[MOST];
 inline Fiber* lane;
-inline Warp warps[BLOCK / WARP];
+inline Warp warps[MOST / WARP];
 inline void* scheduler;
-inline int at_barrier, shared_bytes;
-inline Index block, grid;
+inline int at_barrier, shared_bytes, BLOCK;
+inline Index block, grid, block_size;
 inline std::vector<u8> memory(GUARD + (256 << 10) + GUARD + 128);
 inline u8* shared;
 inline const void* arguments;
@@ -124,7 +124,7 @@ inline float from_half(unsigned bits) { return _cvtsh_ss((unsigned short)bits); 
 
 // Run one block; false if it cannot end.
 inline bool run_block(bool backwards) {
-    static std::vector<u8> stacks((size_t)BLOCK * STACK + 64);
+    static std::vector<u8> stacks((size_t)MOST * STACK + 64);
     for (int i = 0; i < BLOCK; ++i) {
         uintptr_t top = ((uintptr_t)stacks.data() + (size_t)(i + 1) * STACK) & ~(uintptr_t)63;
         void** at = (void**)top - 1;  // as after a call: the stack is 8 bytes from a multiple of 16
@@ -179,7 +179,8 @@ struct Entry {
 #define threadIdx (simt::lane->index)
 #define blockIdx simt::block
 #define gridDim simt::grid
-#define KERNEL(name, ...)                                        \
+#define blockDim simt::block_size
+#define KERNEL(name, threads, ...)                                      \
     static void name##_body(const Args& a) { __VA_ARGS__; }      \
     static simt::Entry name##_entry(#name, [](const void* a) { name##_body(*(const Args*)a); });
 #define SHARED(name) u8* name = simt::shared
@@ -255,9 +256,11 @@ static inline long long read_sum(const u64* sum) { return (long long)*sum; }
 static inline int count_up(int* counter) { return (*counter)++; }
 
 // Run a kernel over a grid. Returns what was wrong, or an empty text.
-extern "C" const char* simt_run(const char* name, const unsigned* grid, unsigned shared, const void* args, int backwards) {
+extern "C" __attribute__((visibility("default"))) const char* simt_run(const char* name, const unsigned* grid, unsigned threads, unsigned shared,
+                                                                       const void* args, int backwards) {
     using namespace simt;
     said.clear();
+    BLOCK = (int)threads, block_size = {threads, 1, 1};
     auto found = kernels().find(name);
     if (found == kernels().end()) return "no such kernel";
     kernel = found->second, arguments = args, shared_bytes = (int)shared, simt::grid = {grid[0], grid[1], grid[2]};

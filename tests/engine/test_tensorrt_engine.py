@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import base, cuda, plan_cache, tensorrt_engine
+from engine import base, cuda, lanes, plan_cache, tensorrt_engine
 from engine.base import load_engine
 from engine.contract import EngineError, NoGpuError
 from stream.config import BatchConfig
@@ -99,9 +99,9 @@ def test_a_plan_is_built_once_and_said(gpu, tiny_model, capfd):
 def test_forgotten_shapes_give_their_memory_back(gpu, tiny_model):
     """More shapes than are kept cost no more memory."""
     engine = load_engine(str(tiny_model()), "tensorrt")
-    for width in range(32, 32 + 3 * tensorrt_engine.MAX_SHAPES):
+    for width in range(32, 32 + 3 * lanes.MAX_SHAPES):
         engine.infer(np.zeros((1, 1, 32, width), np.uint8), WINDOW)
-    assert len(gpu.memory) <= 6 * 2 * tensorrt_engine.MAX_SHAPES
+    assert len(gpu.memory) <= 6 * 2 * lanes.MAX_SHAPES
 
 
 def test_a_refused_plan_is_built_anew(gpu, tiny_model, monkeypatch, capfd):
@@ -228,7 +228,7 @@ def test_the_names_that_are_used_exist():
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     import re
 
-    text = "".join(Path(module.__file__).read_text() for module in (tensorrt_engine, cuda, base))
+    text = "".join(Path(module.__file__).read_text() for module in (lanes, tensorrt_engine, cuda, base))
     names = set(re.findall(r"cuda\.(cuda\w+)", text))
     assert len(names) > 20
     assert [name for name in sorted(names) if not hasattr(runtime, name)] == []
