@@ -59,7 +59,7 @@ class LocksPages(Protocol):
 
 
 CPU_ENGINES = ("openvino", "onnxruntime")
-GPU_ENGINES = ("tensorrt", "onnxruntime-gpu")  # the fastest first
+GPU_ENGINES = ("tensorrt", "cuda", "onnxruntime-gpu")  # the fastest first
 ENGINES = (*CPU_ENGINES, *GPU_ENGINES)
 
 
@@ -128,6 +128,10 @@ def _gpu_engine(name: str, content: bytes, info: ModelInfo) -> Engine:
         from engine.tensorrt_engine import TensorRtEngine
 
         return TensorRtEngine(content, info)
+    if name == "cuda":
+        from engine.cuda_engine import CudaEngine
+
+        return CudaEngine(content, info)
     from engine.onnxruntime_engine import OnnxRuntimeGpuEngine
 
     return OnnxRuntimeGpuEngine(content, info)

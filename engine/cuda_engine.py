@@ -36,6 +36,7 @@ class CudaEngine(LaneEngine):
 
     Attributes:
         times_ms: of the batch collected last, by CUDA events: ``upload``, ``compute``, ``download``.
+        weights: what the kernels are compiled for.
 
     Raises:
         NoGpuError: if there is no GPU, or CUDA's bindings are not installed.
@@ -50,23 +51,23 @@ class CudaEngine(LaneEngine):
         if int(gpu.arch) < LEAST_ARCH:
             raise EngineError(f"{gpu.name}: the CUDA engine needs compute capability 8.0 or later")
         self._network = read_network(onnx.load_from_string(content).graph, info)
-        self._weights = pack_weights(self._network, info)
+        self.weights = pack_weights(self._network, info)
         super().__init__(info, cuda_runtime())
-        self._module = _Module(info, compile_kernels(info, self._weights, gpu.arch), self._weights)
-        size = len(self._weights.content)
+        self._module = _Module(info, compile_kernels(info, self.weights, gpu.arch), self.weights)
+        size = len(self.weights.content)
         self._content = self._ask("memory for the weights", self._cuda.cudaMalloc(size))
-        host = np.frombuffer(self._weights.content, np.uint8)
+        host = np.frombuffer(self.weights.content, np.uint8)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
         self._ask("copying the weights", self._cuda.cudaMemcpy(self._content, host.ctypes.data, size, kind))
         self.prepare(1, USUAL_HEIGHT, USUAL_WIDTH)  # what does not work is known here, where auto goes on
 
     def _make(self, shape: tuple[int, ...]) -> Program:
         batch, _, height, width = shape[:4]
-        room = room_for(self._weights, batch, height, width)
+        room = room_for(self.weights, batch, height, width)
         buffers = self._buffers(shape, room.size)
         frames, window, targets, memory = buffers.device
         launches = plan(
-            self._weights,
+            self.weights,
             self._content,
             (batch, height, width),
             self._network,
@@ -123,7 +124,7 @@ def compile_kernels(info: ModelInfo, weights: Weights, arch: str) -> bytes:
     nvrtc.nvrtcDestroyProgram(program)
     if code != fine:
         raise EngineError(f"{info.name}: NVRTC: {code}")
-    return cubin
+    return bytes(cubin)
 
 
 class _Module:

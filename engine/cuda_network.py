@@ -147,7 +147,7 @@ def _logits(seen: Graph) -> str:
     for kind in ("Cast", "Round", "Mul", "Sigmoid"):
         if node is None or node.op_type != kind:
             raise _OtherError(f"{TARGETS!r} is not made by {kind}")
-        before = [name for name in node.input if name not in seen.constants][0]
+        before = next(name for name in node.input if name not in seen.constants)
         if kind == "Sigmoid":
             return str(before)
         node = seen.maker.get(before)

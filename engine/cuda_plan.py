@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +127,11 @@ def plan(
         room: where things lie in it.
     """
     batch, height, width = shape
-    launches: list[Launch] = []
     at = {name: memory + place for name, place in room.places.items()}
-    tiles = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
-    b, c = weights.defines["B"], weights.defines["C"]
-    sums, done = at["sums"], at["done"]
+    grid = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
+    launches: list[Launch] = []
     for start in range(0, batch, room.together):
-        count = min(room.together, batch - start)
-        pixels = start * height * width
+        count, pixels = min(room.together, batch - start), start * height * width
         common = {
             "frames": addresses[0] + pixels * network.bits // 8,
             "window": addresses[1] + 8 * start,
@@ -142,63 +140,56 @@ def plan(
             "width": width,
             "bits": network.bits,
         }
-
-        def launch(kernel: str, packed: Packed | None, channels: int, **arguments: Any) -> None:
-            nonlocal sums, done
-            if packed:
-                arguments |= {"first": content + packed.first, "first_bias": content + packed.first_bias}
-                arguments["head"] = content + packed.head
-            if channels:  # the kernel sums this many numbers a frame
-                arguments |= {"sums": sums, "done": done}
-                sums += 8 * channels * count
-                done += 4 * count
-            launches.append(Launch(KERNELS.index(kernel), (*tiles, count), Args(**common, **arguments)))  # noqa: B023
-
-        for index, packs in enumerate(weights.stages):
-            epsilon, sigma = network.stages[index].epsilon, network.stages[index].sigma
-            last, w, h = index == len(weights.stages) - 1, packs[0], packs[1]
-            t = at["t"] if index else None
-            n = at["n"] if index and network.carry_noise else None
-            ahead: dict[str, Any] = {"maps_in": at["merged1"], "tail_in": at["merged_tail"], "t": t, "n": n}
-            if index:
-                ahead["bias"] = weights.stages[index - 1][3].bias
-            launch(
-                "chain_background" if index else "chain_frame", w, 9 * b,
-                **(ahead if index else {}), **_chain(content, w), x=at["x"], **_made(at, 0),
-            )  # fmt: skip
-            launch(
-                "chain_target", h, 9 * b, **_chain(content, h), **_seen(at, 0, w.bias), **_made(at, 1), x=at["x"],
-                t=t, n=n, y=at["y"], q=None if last else at["q"], back=None if last else at["back"],
-            )  # fmt: skip
-            if last:
-                launch("answer", None, 0, **_seen(at, 1, h.bias), y=at["y"], t=at["t"], gain=epsilon)
-                break
-            f, m = packs[2], packs[3]
-            launch(
-                "chain_noise", f, 9 * b, **_chain(content, f), **_seen(at, 1, h.bias), **_made(at, 0), gain=epsilon,
-                y=at["y"], q=at["q"], back=at["back"], t=at["t"], z=at["z"], r=at["r"],
-            )  # fmt: skip
-            depth = len(m.layers)
-            for layer in range(depth):
-                ends = layer == depth - 1
-                name = "merge_only" if depth == 1 else "merge_last" if ends else "merge_next" if layer else "merge_first"
-                side = (depth - layer) % 2  # the last one writes merged1
-                arguments: dict[str, Any] = {"maps_in": at[f"merged{1 - side}"], "maps_out": at[f"merged{side}"]}
-                if not layer:
-                    arguments |= _seen(at, 0, f.bias)
-                    arguments |= {"z": at["z"], "r": at["r"], "n": at["n"] if network.carry_noise else None, "gain": sigma}
-                if ends:
-                    arguments["tail_out"] = at["merged_tail"]
-                arguments |= {"layers": content + m.layers[layer], "layer_bias": content + m.layer_bias[layer]}
-                launch(name, m, c if ends else 0, **arguments)
+        for kernel, channels, arguments in _steps(weights, content, network, at):
+            if channels:  # it sums this many numbers a frame
+                arguments |= {"sums": at["sums"], "done": at["done"]}
+                at["sums"] += 8 * channels * count
+                at["done"] += 4 * count
+            launches.append(Launch(KERNELS.index(kernel), (*grid, count), Args(**common, **arguments)))
     return launches
 
 
-def _chain(content: int, packed: Packed) -> dict[str, int | None]:
-    """Return the layers of a chain."""
-    if not packed.layers:
-        return {}
-    return {"layers": content + packed.layers[0], "layer_bias": content + packed.layer_bias[0]}
+_Step = tuple[str, int, dict[str, Any]]  # kernel, numbers that it sums of a frame, arguments
+
+
+def _steps(weights: Weights, content: int, network: Network, at: dict[str, int]) -> Iterator[_Step]:
+    """Give what is launched for some frames, in order."""
+    nine, carry = 9 * weights.defines["B"], network.carry_noise
+    for index, (packs, stage) in enumerate(zip(weights.stages, network.stages, strict=True)):
+        last, w, h = index == len(weights.stages) - 1, packs[0], packs[1]
+        before = {"t": at["t"], "n": at["n"] if carry else None} if index else {}
+        ahead: dict[str, Any] = {}
+        if index:
+            ahead = {"maps_in": at["merged1"], "tail_in": at["merged_tail"], "bias": weights.stages[index - 1][3].bias}
+        kernel = "chain_background" if index else "chain_frame"
+        yield kernel, nine, {**_weights(content, w), **_made(at, 0), **ahead, **before, "x": at["x"]}
+        mine: dict[str, Any] = {"x": at["x"], "y": at["y"]} | ({} if last else {"q": at["q"], "back": at["back"]})
+        yield "chain_target", nine, {**_weights(content, h), **_seen(at, 0, w.bias), **_made(at, 1), **before, **mine}
+        if last:
+            yield "answer", 0, {**_seen(at, 1, h.bias), "y": at["y"], "t": at["t"], "gain": stage.epsilon}
+            return
+        f, m = packs[2], packs[3]
+        mine = {name: at[name] for name in ("y", "q", "back", "t", "z", "r")} | {"gain": stage.epsilon}
+        yield "chain_noise", nine, {**_weights(content, f), **_seen(at, 1, h.bias), **_made(at, 0), **mine}
+        depth = len(m.layers)
+        for layer in range(depth):
+            ends, side = layer == depth - 1, (depth - layer) % 2  # the last one writes merged1
+            kernel = "merge_only" if depth == 1 else "merge_last" if ends else "merge_next" if layer else "merge_first"
+            mine = {"maps_in": at[f"merged{1 - side}"], "maps_out": at[f"merged{side}"]}
+            if not layer:
+                mine |= {**_seen(at, 0, f.bias), "z": at["z"], "r": at["r"], "gain": stage.sigma}
+                mine["n"] = at["n"] if carry else None
+            if ends:
+                mine["tail_out"] = at["merged_tail"]
+            yield kernel, weights.defines["C"] if ends else 0, {**_weights(content, m, layer), **mine}
+
+
+def _weights(content: int, packed: Packed, layer: int = 0) -> dict[str, int]:
+    """Return a chain's weights, from a layer on."""
+    where = {"first": packed.first, "first_bias": packed.first_bias, "head": packed.head}
+    if packed.layers:
+        where |= {"layers": packed.layers[layer], "layer_bias": packed.layer_bias[layer]}
+    return {name: content + place for name, place in where.items()}
 
 
 def _seen(at: dict[str, int], side: int, bias: float) -> dict[str, Any]:
@@ -209,3 +200,36 @@ def _seen(at: dict[str, int], side: int, bias: float) -> dict[str, Any]:
 def _made(at: dict[str, int], side: int) -> dict[str, int]:
     """Return what a chain makes."""
     return {"maps_out": at[f"thin{side}"], "tail_out": at[f"tail{side}"], "rim_out": at[f"rim{side}"]}
+
+
+@dataclass(frozen=True)
+class PlannedWork:
+    """What the kernels do for a batch.
+
+    Attributes:
+        operations: multiplications and additions of the convolutions that are computed, each pixel once.
+        bytes_moved: of the maps that the kernels read and write in device memory, each pixel once.
+    """
+
+    operations: int
+    bytes_moved: int
+
+
+def work_of_plan(weights: Weights, batch: int, height: int, width: int) -> PlannedWork:
+    """Count what the kernels do; what they compute and read again around their tiles is not in it."""
+    sizes = weights.defines
+    b, c, stages = sizes["B"], sizes["C"], sizes["STAGES"]
+    ends = (25 * b, 9 * c)  # of the tails, multiplications a pixel
+    w, h, f = (b * (sizes[f"FIRST_{n}"] ** 2 + 9 * b * sizes[f"LAYERS_{n}"]) for n in "WHF")
+    m = 9 * c + 9 * c * c * sizes["LAYERS_M"]
+    multiplied = stages * (w + h + 2 * ends[0]) + (stages - 1) * (f + ends[0] + m + ends[1])
+    thin, merged = 2 * b, 2 * c  # bytes a pixel
+    first = 1 + 4 + thin  # frame in; x and map out
+    target = thin + 4 + 4 + thin  # map, x; y, map
+    answer = thin + 4 + 4 + 1
+    later = merged + 4 + 4 + thin  # merged map, t; x, map
+    noise = thin + 3 * 4 + 3 * 4 + thin + 2 * 4 + 4  # with q and back of the kernel before, and its t
+    merge = thin + 2 * 4 + merged * (2 * sizes["LAYERS_M"] - 1)
+    moved = first + target * stages + answer + (stages - 1) * (later + noise + merge)
+    pixels = batch * height * width
+    return PlannedWork(2 * multiplied * pixels, moved * pixels)

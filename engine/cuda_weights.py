@@ -88,9 +88,7 @@ def pack_weights(network: Network, info: ModelInfo) -> Weights:
     defines = {"B": b, "C": MERGED, "HC": wide, "SQ": squeezed, "STAGES": len(chains), "LAYERS_M": merged}
     for name, kind in list(kinds.items())[:3]:
         these = [stage[kind] for stage in chains if len(stage) > kind]
-        defines[f"LAYERS_{name}"] = one(
-            f"3x3 layers of {name}", {len(c.layers) for c in these} or {0}, MOST_LAYERS
-        )
+        defines[f"LAYERS_{name}"] = one(f"3x3 layers of {name}", {len(c.layers) for c in these} or {0}, MOST_LAYERS)
         defines[f"FIRST_{name}"] = one(
             f"the side of {name}'s first convolution", {c.first[0].shape[2] for c in these} or {1}, 3, 1
         )
@@ -114,9 +112,7 @@ def _pack(weights: Weights, chain: Chain, width: int) -> Packed:
         sheet = [weights.put(np.concatenate(packed))] * len(layers)
         biases = [weights.put(np.concatenate([bias for _, bias in layers]).astype(np.float32))] * len(layers)
     return Packed(
-        first=weights.put(
-            first[0].ravel().astype(np.float32) if side == 1 else _fragments(taps, max(width // 8, 1))
-        ),
+        first=weights.put(first[0].ravel().astype(np.float32) if side == 1 else _fragments(taps, max(width // 8, 1))),
         first_bias=weights.put(first[1].astype(np.float32)),
         layers=tuple(sheet),
         layer_bias=tuple(biases),

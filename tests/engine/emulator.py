@@ -57,7 +57,9 @@ class Emulated:
             shared = ctypes.c_uint(self.shared[launch.kernel])
             threads = ctypes.c_uint(THREADS[launch.kernel])
             name = KERNELS[launch.kernel]
-            said = self.library.simt_run(name.encode(), grid, threads, shared, ctypes.byref(launch.args), int(self.backwards))
+            said = self.library.simt_run(
+                name.encode(), grid, threads, shared, ctypes.byref(launch.args), int(self.backwards)
+            )
             assert not said, f"launch {index}, {name}: {said.decode()}"
             if seen:
                 seen(index, name, launch, memory, room)

@@ -1,0 +1,206 @@
+"""Time a model on a GPU: ``python -m engine.gpu_bench --model NAME --reference --json gpu.json``.
+
+Unlike ``engine.bench`` it tells what the GPU alone takes from what a caller waits, and measures the former against what
+this GPU copies and multiplies at best.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.base import FULL_RANGE, load_engine
+from engine.contract import EngineError, ModelInfo, find_model, read_model
+from engine.cuda import find_gpu
+from engine.cuda_plan import work_of_plan
+
+LEAST_RUNS = 10
+
+
+@dataclass(frozen=True)
+class GpuTiming:
+    """How fast an engine is on the GPU at one size and batch.
+
+    Attributes:
+        engine: the backend, or how PyTorch runs the network.
+        model: as it was named.
+        size: ``WIDTHxHEIGHT`` in pixels.
+        batch: frames in a call.
+        median_ms: of a call, from frames in host memory to answers there; of PyTorch, whose frames and answers stay on
+            the GPU, until the GPU is done.
+        p99_ms: the same, the 99th percentile.
+        frames_per_s: frames a second at the median.
+        compute_ms: the median of what the GPU computes, without copies to it and from it; None of PyTorch.
+        matmul_fraction: of the engine's own arithmetic in ``compute_ms`` to the rate of a large float16 product.
+        copy_fraction: of what its kernels read and write in ``compute_ms`` to the rate of a large copy. Where the maps
+            stay in the cache between kernels it may pass 1.
+    """
+
+    engine: str
+    model: str
+    size: str
+    batch: int
+    median_ms: float
+    p99_ms: float
+    frames_per_s: float
+    compute_ms: float | None = None
+    matmul_fraction: float | None = None
+    copy_fraction: float | None = None
+
+
+def time_engine(
+    model: str, name: str, sizes: list[tuple[int, int]], batches: list[int], seconds: float, rates: dict[str, float]
+) -> list[GpuTiming]:
+    """Time an engine at every size and batch.
+
+    Args:
+        model: a shipped model's name or an .onnx file's path.
+        name: the engine, one that computes on a GPU.
+        sizes: ``(width, height)`` in pixels.
+        batches: frames in a call.
+        seconds: to time each.
+        rates: ``copy_bytes_per_s`` and ``matmul_flop_per_s`` of this GPU, or nothing.
+
+    Raises:
+        EngineError: if the model or the engine cannot be used.
+    """
+    info = read_model(find_model(model))[1]
+    engine: Any = load_engine(model, name, info.bits)
+    timings = []
+    for (width, height), batch in product(sizes, batches):
+        shape = (batch, 1, height, width) if info.bits == 8 else (batch, 1, height, width, 2)
+        frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        engine.lock_pages(frames)
+        window = np.array([FULL_RANGE[info.bits]] * batch, np.float32)
+        engine.prepare(batch, height, width)
+        taken: list[float] = []
+        computed: list[float] = []
+        while sum(taken) < seconds or len(taken) < LEAST_RUNS:
+            start = time.perf_counter()
+            engine.infer(frames, window)
+            taken.append(time.perf_counter() - start)
+            computed.append(engine.times_ms["compute"])
+        middle, compute = float(np.median(taken)), float(np.median(computed))
+        fractions: dict[str, float] = {}
+        if rates and name == "cuda":
+            work = work_of_plan(engine.weights, batch, height, width)
+            fractions["matmul_fraction"] = 1e3 * work.operations / compute / rates["matmul_flop_per_s"]
+            fractions["copy_fraction"] = 1e3 * work.bytes_moved / compute / rates["copy_bytes_per_s"]
+        timings.append(
+            GpuTiming(
+                engine=name,
+                model=model,
+                size=f"{width}x{height}",
+                batch=batch,
+                median_ms=1e3 * middle,
+                p99_ms=1e3 * float(np.quantile(taken, 0.99)),
+                frames_per_s=batch / middle,
+                compute_ms=compute,
+                **fractions,
+            )
+        )
+    return timings
+
+
+def time_reference(
+    info: ModelInfo, model: str, sizes: list[tuple[int, int]], batches: list[int], seconds: float
+) -> tuple[list[GpuTiming], dict[str, float]]:
+    """Time PyTorch in a process of its own; return what it took, and the GPU's rates.
+
+    Raises:
+        EngineError: if PyTorch is not installed or has no GPU; not if it stops later, as where memory ends.
+    """
+    wanted = {"stages": info.stages, "channels": info.channels, "bottleneck": info.bottleneck}
+    wanted |= {"sizes": sizes, "batches": batches, "seconds": seconds}  # type: ignore[dict-item]
+    done = subprocess.run(
+        [sys.executable, "-m", "training.gpu_reference", json.dumps(wanted)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    said = (done.stderr.strip().splitlines() or ["it ended"])[-1]
+    if not lines:
+        raise EngineError(f"--reference: PyTorch does not run on the GPU ({said}); pip install 'irstream[train]'")
+    if done.returncode:
+        print(f"warning: --reference: PyTorch ended early ({said})", file=sys.stderr)
+    return [GpuTiming(model=model, **line) for line in lines[1:]], lines[0]["limits"]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of ``WIDTHxHEIGHT``."""
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text.strip())
+    if not match:
+        raise EngineError(f"--size {text!r}: WIDTHxHEIGHT in pixels is expected, such as 320x256")
+    return int(match[1]), int(match[2])
+
+
+def parse_whole(text: str) -> int:
+    """Return a batch."""
+    if not re.fullmatch(r"[1-9]\d{0,2}", text.strip()):
+        raise EngineError(f"--batch {text!r}: a whole number from 1 to 999 is expected")
+    return int(text)
+
+
+def table_of(timings: list[GpuTiming]) -> Table:
+    """Return the timings as a table to print."""
+    models = ", ".join(dict.fromkeys(t.model for t in timings))
+    table = Table(title=f"{models}, one run", title_justify="left", padding=0)
+    table.add_column("engine", no_wrap=True)
+    for name in ("size", "batch", "median ms", "p99 ms", "frames/s", "GPU ms", "of FP16", "of copy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in sorted(timings, key=lambda t: (t.model, len(t.size), t.size, t.batch)):
+        compute = f"{t.compute_ms:.3f}" if t.compute_ms is not None else ""
+        parts = [f"{100 * part:.0f} %" if part is not None else "" for part in (t.matmul_fraction, t.copy_fraction)]
+        figures = (f"{t.median_ms:.3f}", f"{t.p99_ms:.3f}", f"{t.frames_per_s:.0f}", compute)
+        table.add_row(t.engine, t.size, str(t.batch), *figures, *parts)
+    return table
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
+    engine: Annotated[str, typer.Option(help="GPU engines, comma-separated: cuda, tensorrt.")] = "cuda",
+    size: Annotated[str, typer.Option(help="Frame sizes WIDTHxHEIGHT, comma-separated.")] = "256x256,640x512,1280x1024",
+    batch: Annotated[str, typer.Option(help="Frames in a call, comma-separated.")] = "1,4,16,64",
+    seconds: Annotated[float, typer.Option(help="How long to time each engine, size and batch.")] = 1.0,
+    reference: Annotated[bool, typer.Option(help="Also time PyTorch (extra train), and the GPU's limits.")] = False,
+    json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
+) -> None:
+    """Time a model on this machine's GPU."""
+    try:
+        sizes = [parse_size(part) for part in size.split(",")]
+        batches = [parse_whole(part) for part in batch.split(",")]
+        gpu, info = find_gpu(), read_model(find_model(model))[1]
+        timings, rates = time_reference(info, model, sizes, batches, seconds) if reference else ([], {})
+        for name in engine.split(","):
+            timings += time_engine(model, name.strip(), sizes, batches, seconds, rates)
+        figures = {"gpu": asdict(gpu), "rates": rates, "results": [asdict(timing) for timing in timings]}
+        if json_path == "-":
+            print(json.dumps(figures, indent=2))
+        elif json_path:
+            Path(json_path).write_text(json.dumps(figures, indent=2) + "\n")
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        print(f"error: {json_path}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if json_path != "-":
+        print(f"{gpu.name}, driver {gpu.driver}; {rates}")
+        Console(width=110).print(table_of(timings))
+
+
+if __name__ == "__main__":
+    typer.run(main)
