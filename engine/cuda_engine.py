@@ -84,6 +84,13 @@ class CudaEngine(LaneEngine):
             self._module.launch(launch, stream)
 
 
+def cuda_driver() -> Any:  # noqa: ANN401 (a module without types)
+    """Return ``cuda.bindings.driver``, which is where ``cuda.bindings.runtime`` is."""
+    from cuda.bindings import driver
+
+    return driver
+
+
 def compile_kernels(info: ModelInfo, weights: Weights, arch: str) -> bytes:
     """Compile the kernels for a model's widths and depths.
 
@@ -131,8 +138,7 @@ class _Module:
     """The compiled kernels, loaded."""
 
     def __init__(self, info: ModelInfo, cubin: bytes, weights: Weights) -> None:
-        from cuda.bindings import driver
-
+        driver = cuda_driver()
         self._info, self._driver = info, driver
         self._module = self._ask("loading the kernels", driver.cuModuleLoadData(cubin))
         at, size = self._ask("loading the kernels", driver.cuModuleGetGlobal(self._module, b"shared_bytes"))

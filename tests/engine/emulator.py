@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.cuda_engine import source_of
 from engine.cuda_network import read_network
-from engine.cuda_plan import KERNELS, THREADS, plan, room_for
+from engine.cuda_plan import KERNELS, THREADS, Args, plan, room_for
 from engine.cuda_weights import pack_weights
 
 FLAGS = ["-O2", "-mavx2", "-mfma", "-mf16c", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique"]
@@ -64,3 +64,54 @@ class Emulated:
             if seen:
                 seen(index, name, launch, memory, room)
         return targets
+
+
+class Driver:
+    """Stands in for ``cuda.bindings.driver``: a launch runs the emulated kernel; GPU memory is host memory."""
+
+    class CUresult:
+        CUDA_SUCCESS = 0
+
+    class CUfunction_attribute:  # noqa: N801
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+
+    def __init__(self, runtime):
+        self.runtime, self.library, self.fail, self.launched = runtime, None, {}, []
+
+    def cuGetErrorString(self, code):  # noqa: N802
+        return 0, b"failure %d" % code
+
+    def cuModuleLoadData(self, cubin):  # noqa: N802
+        """Take the path of a library that ``build`` made for machine code."""
+        self.library = ctypes.CDLL(cubin.decode())
+        self.library.simt_run.restype = ctypes.c_char_p
+        return self.fail.get("load", 0), 5
+
+    def cuModuleGetGlobal(self, module, name):  # noqa: N802
+        shared = (ctypes.c_int * len(KERNELS)).in_dll(self.library, name.decode())
+        return 0, ctypes.addressof(shared), ctypes.sizeof(shared)
+
+    def cuMemcpyDtoH(self, to, at, size):  # noqa: N802
+        ctypes.memmove(to, at, size)
+        return (0,)
+
+    def cuModuleGetFunction(self, module, name):  # noqa: N802
+        return 0, name
+
+    def cuFuncSetAttribute(self, kernel, attribute, value):  # noqa: N802
+        return (self.fail.get("shared", 0),)
+
+    def cuLaunchKernel(self, kernel, x, y, z, threads, _, __, shared, stream, parameters, extra):  # noqa: N802
+        assert stream == 7
+        at = ctypes.c_uint64.from_address(parameters).value
+        args = Args.from_buffer_copy((ctypes.c_char * ctypes.sizeof(Args)).from_address(at))
+
+        def run():
+            self.launched.append(kernel.decode())
+            grid = (ctypes.c_uint * 3)(x, y, z)
+            words = (ctypes.c_uint(threads), ctypes.c_uint(shared), ctypes.byref(args), 0)
+            said = self.library.simt_run(kernel, grid, *words)
+            assert not said, said.decode()
+
+        self.runtime.run(run)
+        return (self.fail.get("launch", 0),)

@@ -23,6 +23,8 @@ class Cuda:
         self.fail = {}  # the name of a call -> the code it gives from now on
         self.memory = {}
         self.capturing = False
+        self.captured = None
+        self.recorded = []
         self.devices = 1
         self.driver = 13000
 
@@ -38,6 +40,13 @@ class Cuda:
 
         return call
 
+    def run(self, work):
+        """Do what a stream is given, or keep it for the graph that is captured."""
+        if self.capturing:
+            self.recorded.append(work)
+        else:
+            work()
+
     def values(self, name, arguments):  # noqa: PLR0911
         if name in ("cudaMalloc", "cudaMallocHost"):
             block = np.zeros(arguments[0], np.uint8)
@@ -51,9 +60,16 @@ class Cuda:
             if name not in self.fail:
                 ctypes.memmove(*arguments[:3])
             return ()
+        if name in ("cudaMemcpy", "cudaMemsetAsync"):
+            call = ctypes.memmove if name == "cudaMemcpy" else ctypes.memset
+            self.run(lambda: call(*arguments[:3]))
+            return ()
         if name in ("cudaStreamBeginCapture", "cudaStreamEndCapture"):
             self.capturing = name == "cudaStreamBeginCapture"
-            return () if self.capturing else (self.captured,)
+            if self.capturing:
+                self.recorded = []
+                return ()
+            return (self.captured or (lambda works=self.recorded: [work() for work in works]),)
         if name == "cudaGraphLaunch":
             arguments[0]()
             return ()
