@@ -21,6 +21,7 @@ from engine.cuda_weights import Weights, pack_weights
 from engine.lanes import LaneEngine, Program
 
 SOURCES = ("warp.cuh", "maps.cuh", "attention.cuh", "chain.cuh", "merge.cuh")
+OVERLAP = True  # start a kernel while the one before it ends; compute capability 9.0
 LEAST_ARCH = 80  # the tensor cores' 16x8x16 products of float16 begin there
 USUAL_HEIGHT, USUAL_WIDTH = 512, 640
 
@@ -80,8 +81,8 @@ class CudaEngine(LaneEngine):
     def _enqueue(self, program: Program, stream: Any) -> None:  # noqa: ANN401
         launches, memory, zeroed = program.work
         self._ask("clearing sums", self._cuda.cudaMemsetAsync(memory, 0, zeroed, stream))
-        for launch in launches:
-            self._module.launch(launch, stream)
+        for index, launch in enumerate(launches):
+            self._module.launch(launch, stream, OVERLAP and index > 0)  # the first one follows no kernel
 
 
 def cuda_driver() -> Any:  # noqa: ANN401 (a module without types)
@@ -146,6 +147,9 @@ class _Module:
         self._ask("loading the kernels", driver.cuMemcpyDtoH(shared.ctypes.data, at, size))
         self._shared = [int(each) for each in shared]
         self._kernels: dict[int, Any] = {}
+        self._overlap = driver.CUlaunchAttribute()
+        self._overlap.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        self._overlap.value.programmaticStreamSerializationAllowed = 1
         most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         for index in kernels_of(weights):
             kernel = self._ask("loading the kernels", driver.cuModuleGetFunction(self._module, KERNELS[index].encode()))
@@ -153,13 +157,15 @@ class _Module:
             self._ask(doing, driver.cuFuncSetAttribute(kernel, most, self._shared[index]))
             self._kernels[index] = kernel
 
-    def launch(self, launch: Launch, stream: Any) -> None:  # noqa: ANN401
-        """Put a launch into a stream."""
+    def launch(self, launch: Launch, stream: Any, overlap: bool) -> None:  # noqa: ANN401
+        """Put a launch into a stream; with ``overlap`` it may start before the one before it has ended."""
         parameters = np.array([ctypes.addressof(launch.args)], np.uint64)
-        kernel, shared = self._kernels[launch.kernel], self._shared[launch.kernel]
-        answer = self._driver.cuLaunchKernel(
-            kernel, *launch.grid, THREADS[launch.kernel], 1, 1, shared, int(stream), parameters.ctypes.data, 0
-        )
+        driver, config = self._driver, self._driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = launch.grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = THREADS[launch.kernel], 1, 1
+        config.sharedMemBytes, config.hStream = self._shared[launch.kernel], int(stream)
+        config.attrs, config.numAttrs = ([self._overlap], 1) if overlap else ([], 0)
+        answer = driver.cuLaunchKernelEx(config, self._kernels[launch.kernel], parameters.ctypes.data, 0)
         self._ask(f"launching {KERNELS[launch.kernel]}", answer)
 
     def _ask(self, doing: str, answer: tuple[Any, ...]) -> Any:  # noqa: ANN401

@@ -79,10 +79,12 @@ def time_engine(
     info = read_model(find_model(model))[1]
     engine: Any = load_engine(model, name, info.bits)
     timings = []
+    locked: list[Any] = []  # what is locked must outlive the engine
     for (width, height), batch in product(sizes, batches):
         shape = (batch, 1, height, width) if info.bits == 8 else (batch, 1, height, width, 2)
         frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         engine.lock_pages(frames)
+        locked.append(frames)
         window = np.array([FULL_RANGE[info.bits]] * batch, np.float32)
         engine.prepare(batch, height, width)
         taken: list[float] = []

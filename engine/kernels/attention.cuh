@@ -6,6 +6,13 @@
 constexpr int SQUEEZE = 0, SQUEEZE_BIAS = SQUEEZE + SQ * HC, EXCITE = SQUEEZE_BIAS + SQ, EXCITE_BIAS = EXCITE + HC * SQ;
 constexpr int PROJECT = EXCITE_BIAS + HC, EXPAND = PROJECT + HC * 9, EXPAND_BIAS = EXPAND + HC * B * 9;
 
+constexpr int CHAIN_HEAD = EXPAND_BIAS + HC, MERGED_HEAD = EXPAND;
+
+// Fetch what the last block of a frame will need; no block knows yet whether it is the one.
+DEVICE void fetch_head(const float* head, int count) {
+    for (int i = threadIdx.x * 32; i < count; i += threads() * 32) fetch(head + i);
+}
+
 // Add a warp's values of CH channels to sums of the frame.
 template <int CH>
 DEVICE void add_warp(float (&v)[CH], u64* sums) {
@@ -149,33 +156,30 @@ DEVICE void make_thin_tail(float* shared, const Args& a, const Place& p) {
         int tap = bias ? i - 81 * B : i / (9 * B), k = i % (9 * B);
         const float* w = a.head + (bias ? EXPAND_BIAS : EXPAND + k);
         float sum = 0.f;
-#pragma unroll 8
+#pragma unroll 16
         for (int c = 0; c < HC; ++c) sum += taps[c * 9 + tap] * w[bias ? c : c * 9 * B];
         each[i] = sum;
     }
     __syncthreads();
     // Their shifted sum is one convolution of 5x5. At the border some of the nine maps are outside of the frame, zero.
     float* rim = a.rim_out + (size_t)p.frame * 16 * (25 * B + 1);
-#pragma unroll 1
-    for (int kind = 0; kind < 16; ++kind) {
-        int down = kind / 4, across = kind % 4;
-        if (down == 3 && p.height > 1 || across == 3 && p.width > 1) continue;
-        for (int i = threadIdx.x; i < 25 * B + 1; i += threads()) {
-            int y = i / B / 5, x = i / B % 5, channel = i % B;
-            float sum = 0.f;
+    int sides = p.height > 1 && p.width > 1 ? 3 : 4;  // none, above, below, and of a single row both
+    for (int place = threadIdx.x; place < sides * sides * (25 * B + 1); place += threads()) {
+        int which = place / (25 * B + 1), i = place % (25 * B + 1), down = which / sides, across = which % sides;
+        int y = i / B / 5, x = i / B % 5, channel = i % B;
+        float sum = 0.f;
 #pragma unroll
-            for (int tap = 0; tap < 9; ++tap) {
-                int row = tap / 3, column = tap % 3;
-                if (down & 1 && row == 0 || down & 2 && row == 2 || across & 1 && column == 0 || across & 2 && column == 2)
-                    continue;
-                if (i == 25 * B)
-                    sum += each_bias[tap];
-                else if ((unsigned)(y - row) < 3 && (unsigned)(x - column) < 3)
-                    sum += each[tap * 9 * B + channel * 9 + (y - row) * 3 + x - column];
-            }
-            rim[kind * (25 * B + 1) + i] = sum;
-            if (kind == 0 && i < 25 * B) whole[i] = sum;
+        for (int tap = 0; tap < 9; ++tap) {
+            int row = tap / 3, column = tap % 3;
+            if (down & 1 && row == 0 || down & 2 && row == 2 || across & 1 && column == 0 || across & 2 && column == 2)
+                continue;
+            if (i == 25 * B)
+                sum += each_bias[tap];
+            else if ((unsigned)(y - row) < 3 && (unsigned)(x - column) < 3)
+                sum += each[tap * 9 * B + channel * 9 + (y - row) * 3 + x - column];
         }
+        rim[(down * 4 + across) * (25 * B + 1) + i] = sum;
+        if (which == 0 && i < 25 * B) whole[i] = sum;
     }
     __syncthreads();
     spread<B, 2>(whole, a.tail_out + (size_t)p.frame * Window<B, 2>::STEPS * 32);

@@ -42,6 +42,17 @@ DEVICE float input_of(const Args& a, size_t at, int frame, float tail, bool mine
     }
 }
 
+// Fetch the rows of a map of one channel that a tile and `BORDER` pixels around it will need.
+template <int BORDER>
+DEVICE void fetch_map(const float* map, const Place& p) {
+    constexpr int ROWS = TH + 2 * BORDER, LINES = (TW + 2 * BORDER) / 32 + 2;
+    if (!map) return;
+    for (int i = threadIdx.x; i < ROWS * LINES; i += threads()) {
+        int row = i / LINES - BORDER, column = min(i % LINES * 32 - BORDER, TW + BORDER - 1);
+        if (p.inside(row, column)) fetch(map + p.at(row, column));
+    }
+}
+
 template <int L, int LAYER>
 DEVICE void layers(u8* from, u8* to, const Args& a, const Place& p) {
     if constexpr (LAYER < L) {
@@ -81,6 +92,11 @@ DEVICE void chain(const Args& a) {
     float* x = (float*)memory;
     u8 *even = memory + S::INPUT, *odd = even + S::MAP;
     Place p = place_of(a);
+    fetch_head(a.head, CHAIN_HEAD);
+    wait_for_the_kernel_before();
+    if constexpr (KIND == BACKGROUND || KIND == TARGET) fetch_map<S::BORDER>(a.t, p), fetch_map<S::BORDER>(a.n, p);
+    if constexpr (KIND == TARGET) fetch_map<0>(a.x, p);
+    if constexpr (KIND == NOISE) fetch_map<S::BORDER>(a.y, p), fetch_map<S::BORDER>(a.q, p), fetch_map<0>(a.back, p);
     if constexpr (KIND != FRAME) {
         constexpr int AROUND = S::BORDER + S::R;
         load_map<S::CH, AROUND, TW + 2 * AROUND, TH + 2 * AROUND, S::ROWS, TW + 2 * AROUND>(odd, a.maps_in, p);
@@ -114,6 +130,8 @@ DEVICE void answer_of(const Args& a) {
     float* x = (float*)memory;
     u8* map = memory + TW * TH * 4;
     Place p = place_of(a);
+    wait_for_the_kernel_before();
+    fetch_map<0>(a.y, p);
     load_map<B, 2, TW + 4, TH + 4, TH + 4, TW + 4>(map, a.maps_in, p);
     __syncthreads();
     project<B, 2, TW, TH>(map, a.tail_in + (size_t)p.frame * Window<B, 2>::STEPS * 32, x);

@@ -37,6 +37,9 @@ DEVICE void merge(const Args& a) {
     u8 *map = memory, *weights = map + larger(MAP_M, TAIL_M);
     Place p = place_of(a);
     for (int i = threadIdx.x; i < WEIGHTS_M / 16; i += threads()) ((uint4*)weights)[i] = ((const uint4*)a.layers)[i];
+    if constexpr (LAST) fetch_head(a.head, MERGED_HEAD);
+    wait_for_the_kernel_before();
+    if constexpr (FIRST) fetch_map<2>(a.z, p), fetch_map<2>(a.r, p);
     if constexpr (FIRST)
         start_merge(map, (float*)(weights + WEIGHTS_M), a, p);
     else

@@ -43,8 +43,7 @@ DEVICE void load_rows(unsigned (&a)[4], const u8* row) {
     unsigned at = (unsigned)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(at)
-                 : "memory");
+                 : "r"(at));
 }
 
 // c += a b, 16x16 by 16x8. Lane 4 g + t has of c the rows g and g + 8, columns 2 t and 2 t + 1; of b the rows 2 t,
@@ -54,6 +53,18 @@ DEVICE void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigne
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Bring 128 bytes nearer, that will be read later.
+DEVICE void fetch(const void* at) { asm volatile("prefetch.global.L1 [%0];" ::"l"(at)); }
+
+// A kernel may be started before the one before it has ended: this waits until that one has, and its memory can be read.
+// Then the next one may be started.
+DEVICE void wait_for_the_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 DEVICE float from_lane(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -72,11 +73,19 @@ class Driver:
     class CUresult:
         CUDA_SUCCESS = 0
 
+    class CUlaunchAttributeID:
+        CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6
+
+    CUlaunchConfig = SimpleNamespace
+
     class CUfunction_attribute:  # noqa: N801
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 
     def __init__(self, runtime):
         self.runtime, self.library, self.fail, self.launched = runtime, None, {}, []
+
+    def CUlaunchAttribute(self):  # noqa: N802
+        return SimpleNamespace(value=SimpleNamespace())
 
     def cuGetErrorString(self, code):  # noqa: N802
         return 0, b"failure %d" % code
@@ -101,15 +110,15 @@ class Driver:
     def cuFuncSetAttribute(self, kernel, attribute, value):  # noqa: N802
         return (self.fail.get("shared", 0),)
 
-    def cuLaunchKernel(self, kernel, x, y, z, threads, _, __, shared, stream, parameters, extra):  # noqa: N802
-        assert stream == 7
+    def cuLaunchKernelEx(self, config, kernel, parameters, extra):  # noqa: N802
+        assert config.hStream == 7
         at = ctypes.c_uint64.from_address(parameters).value
         args = Args.from_buffer_copy((ctypes.c_char * ctypes.sizeof(Args)).from_address(at))
 
         def run():
             self.launched.append(kernel.decode())
-            grid = (ctypes.c_uint * 3)(x, y, z)
-            words = (ctypes.c_uint(threads), ctypes.c_uint(shared), ctypes.byref(args), 0)
+            grid = (ctypes.c_uint * 3)(config.gridDimX, config.gridDimY, config.gridDimZ)
+            words = (ctypes.c_uint(config.blockDimX), ctypes.c_uint(config.sharedMemBytes), ctypes.byref(args), 0)
             said = self.library.simt_run(kernel, grid, *words)
             assert not said, said.decode()
 

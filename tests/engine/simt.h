@@ -251,6 +251,8 @@ static inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, 
     memcpy(c, warp.numbers[mine], 16);
 }
 
+static inline void fetch(const void*) {}
+static inline void wait_for_the_kernel_before() {}
 static inline void add_to(u64* sum, long long value) { *sum += (u64)value; }
 static inline long long read_sum(const u64* sum) { return (long long)*sum; }
 static inline int count_up(int* counter) { return (*counter)++; }

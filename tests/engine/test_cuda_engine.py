@@ -325,6 +325,7 @@ def test_the_names_that_are_used_exist():
     assert len(names) > 6
     assert [name for name in sorted(names) if not hasattr(driver, name)] == []
     assert [name for name in sorted(set(re.findall(r"nvrtc\.(nvrtc\w+)", text))) if not hasattr(nvrtc, name)] == []
+    assert driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     assert int(attribute) == emulator.Driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
