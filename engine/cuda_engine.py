@@ -22,6 +22,7 @@ from engine.lanes import LaneEngine, Program
 
 SOURCES = ("warp.cuh", "maps.cuh", "attention.cuh", "chain.cuh", "merge.cuh")
 OVERLAP = True  # start a kernel while the one before it ends; compute capability 9.0
+SHARED_PERCENT = 100  # of a multiprocessor's cache; kernels that divide it differently do not run side by side
 LEAST_ARCH = 80  # the tensor cores' 16x8x16 products of float16 begin there
 USUAL_HEIGHT, USUAL_WIDTH = 512, 640
 
@@ -151,10 +152,12 @@ class _Module:
         self._overlap.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         self._overlap.value.programmaticStreamSerializationAllowed = 1
         most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        share = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
         for index in kernels_of(weights):
             kernel = self._ask("loading the kernels", driver.cuModuleGetFunction(self._module, KERNELS[index].encode()))
             doing = f"{self._shared[index] / 1e3:.0f} kB of shared memory for {KERNELS[index]}"
             self._ask(doing, driver.cuFuncSetAttribute(kernel, most, self._shared[index]))
+            self._ask("dividing the cache", driver.cuFuncSetAttribute(kernel, share, SHARED_PERCENT))
             self._kernels[index] = kernel
 
     def launch(self, launch: Launch, stream: Any, overlap: bool) -> None:  # noqa: ANN401

@@ -27,6 +27,7 @@ from engine.cuda import find_gpu
 from engine.cuda_plan import work_of_plan
 
 LEAST_RUNS = 10
+REFERENCE_S = 600
 
 
 @dataclass(frozen=True)
@@ -126,17 +127,17 @@ def time_reference(
     """
     wanted = {"stages": info.stages, "channels": info.channels, "bottleneck": info.bottleneck}
     wanted |= {"sizes": sizes, "batches": batches, "seconds": seconds}  # type: ignore[dict-item]
-    done = subprocess.run(
-        [sys.executable, "-m", "training.gpu_reference", json.dumps(wanted)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    said = (done.stderr.strip().splitlines() or ["it ended"])[-1]
+    line = [sys.executable, "-m", "training.gpu_reference", json.dumps(wanted)]
+    try:
+        done = subprocess.run(line, capture_output=True, check=False, timeout=REFERENCE_S)
+        printed, said = done.stdout, (done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1]
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired as error:
+        printed, said, failed = error.stdout or b"", f"it took more than {REFERENCE_S} s", True
+    lines = [json.loads(line) for line in printed.decode().splitlines() if line.endswith("}")]
     if not lines:
         raise EngineError(f"--reference: PyTorch does not run on the GPU ({said}); pip install 'irstream[train]'")
-    if done.returncode:
+    if failed:
         print(f"warning: --reference: PyTorch ended early ({said})", file=sys.stderr)
     return [GpuTiming(model=model, **line) for line in lines[1:]], lines[0]["limits"]
 

@@ -80,6 +80,7 @@ class Driver:
 
     class CUfunction_attribute:  # noqa: N801
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+        CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 
     def __init__(self, runtime):
         self.runtime, self.library, self.fail, self.launched = runtime, None, {}, []
@@ -108,7 +109,7 @@ class Driver:
         return 0, name
 
     def cuFuncSetAttribute(self, kernel, attribute, value):  # noqa: N802
-        return (self.fail.get("shared", 0),)
+        return (self.fail.get("shared", 0) if attribute == 8 else 0,)
 
     def cuLaunchKernelEx(self, config, kernel, parameters, extra):  # noqa: N802
         assert config.hStream == 7
