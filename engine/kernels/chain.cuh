@@ -79,18 +79,20 @@ struct Layout {
     static constexpr int BORDER = L + FIRST / 2, W = TW + 2 * BORDER, H = TH + 2 * BORDER;  // of its input
     static constexpr int CH = KIND == BACKGROUND ? C : B, R = KIND == BACKGROUND ? 1 : 2;    // of the tail it starts with
     static constexpr int ROWS = up_to(H, 4) + 2 * R;
-    static constexpr int INPUT = up_to(W * H * 4, 128);
-    static constexpr int MAP = up_to(larger((TW + 2 * L) * (TH + 2 * L) * B * 2, TAIL_BYTES), 128);
-    static constexpr int TAIL = KIND == FRAME ? 0 : up_to((W + 2 * R) * ROWS * CH * 2, 128);
-    static constexpr int BYTES = INPUT + MAP + larger(MAP, TAIL);
+    // One part has the map of the tail, then those of even layers; the other one the chain's input, then odd layers.
+    static constexpr int TAIL = KIND == FRAME ? 0 : (W + 2 * R) * ROWS * CH * 2;
+    static constexpr int EVEN = larger((TW + 2 * L) * (TH + 2 * L) * B * 2, TAIL_BYTES);
+    static constexpr int ODD = larger((TW + 2 * L - 2) * (TH + 2 * L - 2) * B * 2, TAIL_BYTES);
+    static constexpr int FIRST_PART = up_to(larger(EVEN, TAIL), 128);
+    static constexpr int BYTES = FIRST_PART + up_to(larger(ODD, W * H * 4), 128);
 };
 
 template <int KIND, int L, int FIRST>
 DEVICE void chain(const Args& a) {
     typedef Layout<KIND, L, FIRST> S;
     SHARED(memory);
-    float* x = (float*)memory;
-    u8 *even = memory + S::INPUT, *odd = even + S::MAP;
+    u8 *even = memory, *odd = memory + S::FIRST_PART;
+    float* x = (float*)odd;
     Place p = place_of(a);
     fetch_head(a.head, CHAIN_HEAD);
     wait_for_the_kernel_before();
@@ -99,13 +101,13 @@ DEVICE void chain(const Args& a) {
     if constexpr (KIND == NOISE) fetch_map<S::BORDER>(a.y, p), fetch_map<S::BORDER>(a.q, p), fetch_map<0>(a.back, p);
     if constexpr (KIND != FRAME) {
         constexpr int AROUND = S::BORDER + S::R;
-        load_map<S::CH, AROUND, TW + 2 * AROUND, TH + 2 * AROUND, S::ROWS, TW + 2 * AROUND>(odd, a.maps_in, p);
+        load_map<S::CH, AROUND, TW + 2 * AROUND, TH + 2 * AROUND, S::ROWS, TW + 2 * AROUND>(even, a.maps_in, p);
         __syncthreads();
         const uint2* tail = a.tail_in + (size_t)p.frame * Window<S::CH, S::R>::STEPS * 32;
-        project<S::CH, S::R, S::W, S::H>(odd, tail, x);
+        project<S::CH, S::R, S::W, S::H>(even, tail, x);
         __syncthreads();
         if constexpr (KIND != BACKGROUND) {
-            mend_rim<S::W, S::H, S::BORDER>(odd, a.rim_in + (size_t)p.frame * 16 * (25 * B + 1), x, p);
+            mend_rim<S::W, S::H, S::BORDER>(even, a.rim_in + (size_t)p.frame * 16 * (25 * B + 1), x, p);
             __syncthreads();
         }
     }
