@@ -43,10 +43,11 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-# On a machine with an NVIDIA GPU: installs TensorRT, builds, compares, times, runs end to end, and writes gpu.json.
+# On a machine with an NVIDIA GPU: installs an engine, compares, times, runs end to end, and writes gpu.json.
+ENGINE ?= tensorrt
 gpu-check: $(VENV)/.base
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
-	$(BIN)/python -m engine.gpu_check --json gpu.json
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(ENGINE)]'
+	$(BIN)/python -m engine.gpu_check --engine $(ENGINE) --json gpu.json
 
 # Hypothesis draws so many configurations, messages and images; the tests draw a few of each.
 CASES ?= 10000

@@ -33,7 +33,8 @@ def cuda_runtime() -> Any:  # noqa: ANN401 (a module without types)
         from cuda.bindings import runtime
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        raise NoGpuError(f"CUDA's Python bindings do not load ({said}); pip install 'irstream[tensorrt]'") from None
+        extras = "pip install 'irstream[cuda]' or pip install 'irstream[tensorrt]'"
+        raise NoGpuError(f"CUDA's Python bindings do not load ({said}); {extras}") from None
     return runtime
 
 

@@ -1,6 +1,6 @@
-"""Check the TensorRT engine on a machine with a GPU: ``python -m engine.gpu_check --json gpu.json``.
+"""Check an engine on a machine with a GPU: ``python -m engine.gpu_check --engine cuda --json gpu.json``.
 
-Builds the plan, compares its answers with ONNX Runtime's, times it by batch and size, runs the pipeline end
+Loads the engine, compares its answers with ONNX Runtime's, times it by batch and size, runs the pipeline end
 to end, and writes what it saw. It has never been run: it was written on a machine without a GPU.
 """
 
@@ -27,7 +27,7 @@ from engine.one_line import check_output, one_line_errors
 
 SIZES = [(256, 256), (640, 512), (1280, 1024)]
 BATCHES = [1, 4, 8, 16]
-LIMIT = 5  # grey levels, 0.02 of probability, for 99.99 % of the pixels
+LIMITS = {"tensorrt": 5, "cuda": 2}  # grey levels for 99.99 % of the pixels; 5 are 0.02 of probability
 PIPELINE_S = 20
 
 
@@ -62,14 +62,14 @@ def parity(engine: Engine, reference: Engine) -> list[dict[str, Any]]:
                     "batch": batch,
                     "within": within,
                     "largest": largest,
-                    "fine": within <= LIMIT,
+                    "fine": within <= LIMITS.get(engine.name, 2),
                 }
             )
     return cases
 
 
-def run_pipeline(model: str) -> dict[str, Any]:
-    """Run the pipeline on a synthetic camera with the TensorRT engine and return its report.
+def run_pipeline(model: str, engine: str) -> dict[str, Any]:
+    """Run the pipeline on a synthetic camera with an engine and return its report.
 
     Raises:
         EngineError: if the run fails; with its last line.
@@ -77,7 +77,7 @@ def run_pipeline(model: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
         source = "scene:?width=640&height=512&fps=60&seed=1"
-        line = [sys.executable, "run_pipeline.py", "--source", source, "--engine", "tensorrt", "--model", model]
+        line = [sys.executable, "run_pipeline.py", "--source", source, "--engine", engine, "--model", model]
         line += ["--duration", str(PIPELINE_S), "--report", str(path)]
         done = subprocess.run(line, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -92,13 +92,16 @@ def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")] = "rpcanet_plus_k1",
     seconds: Annotated[float, typer.Option(help="How long to time each engine, size and batch.")] = 2.0,
     json_path: Annotated[str, typer.Option("--json", help="Write what was seen here; - is stdout.")] = "-",
+    name: Annotated[str, typer.Option("--engine", help="The engine: tensorrt or cuda.")] = "tensorrt",
 ) -> None:
-    """Build, compare, time and run end to end on this machine's GPU."""
+    """Load, compare, time and run end to end on this machine's GPU."""
+    if name not in LIMITS:
+        raise EngineError(f"--engine {name!r}: {' or '.join(LIMITS)} is expected")
     check_output("--json", json_path)
     gpu = find_gpu()
     bits = read_model(find_model(model))[1].bits
     start = time.monotonic()
-    engine = load_engine(model, "tensorrt", bits)
+    engine = load_engine(model, name, bits)
     loaded = time.monotonic() - start
     cases = parity(engine, load_engine(model, "onnxruntime", bits))
     seen: dict[str, Any] = {
@@ -107,8 +110,8 @@ def main(
         "load_s": loaded,  # with the plan's build, where it was not in the cache
         "parity": cases,
         "times_ms": engine.times_ms,  # type: ignore[attr-defined]
-        "results": [asdict(timing) for timing in bench(model, ["tensorrt"], SIZES, BATCHES, seconds, None)],
-        "pipeline": run_pipeline(model),
+        "results": [asdict(timing) for timing in bench(model, [name], SIZES, BATCHES, seconds, None)],
+        "pipeline": run_pipeline(model, name),
     }
     text = json.dumps(seen, indent=2)
     if json_path != "-":
@@ -116,7 +119,7 @@ def main(
     if json_path == "-":
         print(text)
     if not all(case["fine"] for case in cases):
-        print(f"error: more than {LIMIT} grey levels from ONNX Runtime; see 'parity'", file=sys.stderr)
+        print(f"error: more than {LIMITS[name]} grey levels from ONNX Runtime; see 'parity'", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -17,6 +17,7 @@ def test_parity_finds_what_differs(monkeypatch):
 
     @dataclasses.dataclass
     class Off:
+        name = "tensorrt"
         info = engine.info
 
         def infer(self, frames, window):
@@ -41,6 +42,13 @@ def test_without_a_gpu_it_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(gpu_check, "find_gpu", none)
     with pytest.raises(SystemExit) as caught:
-        gpu_check.main("rpcanet_plus_k1", 1.0, "-")
+        gpu_check.main("rpcanet_plus_k1", 1.0, "-", "cuda")
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: no GPU here\n"
+
+
+def test_an_engine_without_a_gpu_is_refused(capsys):
+    """A CPU's engine is none to check."""
+    with pytest.raises(SystemExit):
+        gpu_check.main("rpcanet_plus_k1", 1.0, "-", "openvino")
+    assert capsys.readouterr().err == "error: --engine 'openvino': tensorrt or cuda is expected\n"
