@@ -149,10 +149,10 @@ DEVICE void answer_of(const Args& a) {
     }
 }
 
-KERNEL(chain_frame, CHAIN_THREADS, (chain<FRAME, LAYER_W, FIRST_W>(a)))
-KERNEL(chain_target, CHAIN_THREADS, (chain<TARGET, LAYER_H, FIRST_H>(a)))
-KERNEL(answer, CHAIN_THREADS, answer_of(a))
+KERNEL(chain_frame, CHAIN_THREADS, CHAIN_BLOCKS, (chain<FRAME, LAYER_W, FIRST_W>(a)))
+KERNEL(chain_target, CHAIN_THREADS, CHAIN_BLOCKS, (chain<TARGET, LAYER_H, FIRST_H>(a)))
+KERNEL(answer, CHAIN_THREADS, CHAIN_BLOCKS, answer_of(a))
 #if STAGES > 1
-KERNEL(chain_background, CHAIN_THREADS, (chain<BACKGROUND, LAYER_W, FIRST_W>(a)))
-KERNEL(chain_noise, CHAIN_THREADS, (chain<NOISE, LAYER_F, FIRST_F>(a)))
+KERNEL(chain_background, CHAIN_THREADS, CHAIN_BLOCKS, (chain<BACKGROUND, LAYER_W, FIRST_W>(a)))
+KERNEL(chain_noise, CHAIN_THREADS, CHAIN_BLOCKS, (chain<NOISE, LAYER_F, FIRST_F>(a)))
 #endif

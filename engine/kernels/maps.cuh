@@ -49,11 +49,12 @@ DEVICE void project(const u8* map, const uint2* weights, float* out) {
     typedef Window<CH, R> V;
     constexpr int PITCH = W + 2 * R, ACROSS = W / 2, GROUPS = ACROSS * (up_to(H, 4) / 4);
     constexpr int PARTS = larger(CH / 8, 1);  // of 8 channels a pixel
+    constexpr int SETS = CH == 4 ? 2 : 4;     // sums that do not wait for each other
     int lane = lane_of(), second = lane >> 4;
     for (int first = warp_of() * 16; first < GROUPS; first += warps() * 16) {
         int group = min(first + (lane & 15), GROUPS - 1);
         int pixel = group / ACROSS * 4 * PITCH + group % ACROSS * 2;
-        float c[4][4] = {};
+        float c[SETS][4] = {};
         if constexpr (CH == 4) {
 #pragma unroll
             for (int step = 0; step < V::STEPS; ++step) {
@@ -63,7 +64,7 @@ DEVICE void project(const u8* map, const uint2* weights, float* out) {
                 unsigned m[4];
                 load_rows(m, map + pixel * 8 + (second ? to_odd : to_even));
                 uint2 w = weights[step * 32 + lane];
-                multiply(c[step & 3], m, w.x, w.y);
+                multiply(c[step % SETS], m, w.x, w.y);
             }
         } else {
 #pragma unroll 2
@@ -73,7 +74,7 @@ DEVICE void project(const u8* map, const uint2* weights, float* out) {
                     unsigned m[4];
                     load_rows(m, map + at<CH>(pixel + row * PITCH + 2 * i / PARTS, 2 * i % PARTS + second));
                     uint2 w = weights[(row * (V::CHUNKS / 2) + i) * 32 + lane];
-                    multiply(c[i & 3], m, w.x, w.y);
+                    multiply(c[i % SETS], m, w.x, w.y);
                 }
         }
 #pragma unroll
@@ -82,8 +83,12 @@ DEVICE void project(const u8* map, const uint2* weights, float* out) {
             if (made >= GROUPS || row >= H) continue;
             float* to = out + row * W + made % ACROSS * 2;
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
-                to[i] = c[0][2 * half + i] + c[1][2 * half + i] + c[2][2 * half + i] + c[3][2 * half + i];
+            for (int i = 0; i < 2; ++i) {
+                float sum = c[0][2 * half + i];
+#pragma unroll
+                for (int set = 1; set < SETS; ++set) sum += c[set][2 * half + i];
+                to[i] = sum;
+            }
         }
     }
 }

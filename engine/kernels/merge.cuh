@@ -118,14 +118,14 @@ DEVICE void merge(const Args& a) {
 }
 
 #if STAGES > 1 && LAYERS_M == 1
-KERNEL(merge_only, MERGE_THREADS, (merge<true, true>(a)))
+KERNEL(merge_only, MERGE_THREADS, MERGE_BLOCKS, (merge<true, true>(a)))
 #endif
 #if STAGES > 1 && LAYERS_M > 1
-KERNEL(merge_first, MERGE_THREADS, (merge<true, false>(a)))
-KERNEL(merge_last, MERGE_THREADS, (merge<false, true>(a)))
+KERNEL(merge_first, MERGE_THREADS, MERGE_BLOCKS, (merge<true, false>(a)))
+KERNEL(merge_last, MERGE_THREADS, MERGE_BLOCKS, (merge<false, true>(a)))
 #endif
 #if STAGES > 1 && LAYERS_M > 2
-KERNEL(merge_next, MERGE_THREADS, (merge<false, false>(a)))
+KERNEL(merge_next, MERGE_THREADS, MERGE_BLOCKS, (merge<false, false>(a)))
 #endif
 
 // What each kernel needs of shared memory, in the order of KERNELS in engine/cuda_plan.py.

@@ -13,8 +13,8 @@ typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
 #define CONSTANT __host__ __device__ constexpr
-#define KERNEL(name, threads, ...) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a) { __VA_ARGS__; }
+#define KERNEL(name, threads, blocks, ...) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args a) { __VA_ARGS__; }
 #define GLOBAL(type, name) extern "C" __device__ type name
 #define SHARED(name) extern __shared__ __align__(128) u8 name[]
 
@@ -75,6 +75,7 @@ DEVICE int count_up(int* counter) { return atomicAdd(counter, 1); }
 
 constexpr int TW = 32, TH = 16;              // the tile of a block
 constexpr int CHAIN_THREADS = 512, MERGE_THREADS = 256;  // of a block
+constexpr int CHAIN_BLOCKS = B == 4 ? 2 : 1, MERGE_BLOCKS = 2;  // of a multiprocessor, at least
 constexpr float FIXED = 1048576.f;           // sums over a frame are whole numbers of 1 / FIXED: the order of adding
                                              // them does not change them
 CONSTANT int larger(int a, int b) { return a > b ? a : b; }

@@ -180,7 +180,7 @@ struct Entry {
 #define blockIdx simt::block
 #define gridDim simt::grid
 #define blockDim simt::block_size
-#define KERNEL(name, threads, ...)                                      \
+#define KERNEL(name, threads, blocks, ...)                                      \
     static void name##_body(const Args& a) { __VA_ARGS__; }      \
     static simt::Entry name##_entry(#name, [](const void* a) { name##_body(*(const Args*)a); });
 #define SHARED(name) u8* name = simt::shared
