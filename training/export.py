@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,6 +120,7 @@ def main(
     bits: Annotated[int, typer.Option(help="Depth of the frames it takes: 8 or 16.")] = 8,
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel is target.")] = 0.5,
     metrics: Annotated[Path | None, typer.Option(help="A JSON file of training.evaluate to put in.")] = None,
+    stages: Annotated[int | None, typer.Option(help="The first so many stages alone; by default all.", min=1)] = None,
 ) -> None:
     """Export weights as ONNX; one file takes 8-bit frames, another (NAME_16bit.onnx) 16-bit ones."""
     if bits not in (8, 16):
@@ -129,8 +131,20 @@ def main(
         raise WeightsError(f"{out}: a name that ends in .onnx is expected")
     figures = _read_figures(metrics) if metrics else None
     network, _ = load_network(weights)
+    if stages:
+        network = _first_stages(network, stages, weights)
     name = out.stem.removesuffix("_16bit")
     export(network, out, describe(network, weights, name, trained_on, bits, threshold, figures))
+
+
+def _first_stages(network: RPCANetPlus, count: int, weights: Path) -> RPCANetPlus:
+    """Return the network that ends after ``count`` stages; with deep supervision, every stage learned to answer."""
+    if count > len(network.stages):
+        raise WeightsError(f"--stages {count}: {weights} has {len(network.stages)}")
+    shorter = RPCANetPlus(replace(network.config, stages=count)).eval()
+    for mine, its in zip(shorter.stages, network.stages, strict=False):
+        mine.load_state_dict(its.state_dict())
+    return shorter
 
 
 def _read_figures(path: Path) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class _Chain(torch.autograd.Function):
         return (None, g if ctx.needs_input_grad[1] else None, *reversed(found))
 
 
+@torch.compiler.disable
 def chain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], relu: bool = True) -> Tensor:
     """Run convolutions, each followed by a ReLU or, on demand, not; see ``training.thin.chain``."""
     pairs = [part.contiguous() for pair in zip(weights, biases, strict=True) for part in pair]
@@ -143,6 +144,7 @@ def _sums(x: Tensor, y: Tensor, g: Tensor, back: bool) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+@torch.compiler.disable
 def norm_relu(x: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
     """Apply batch norm with the batch's own statistics, and a ReLU; see ``training.thin.norm_relu``."""
     assert norm.running_mean is not None
@@ -182,6 +184,7 @@ class _WindowSums(torch.autograd.Function):
         return out
 
 
+@torch.compiler.disable
 def window_sums(x: Tensor) -> Tensor:
     """Sum the nine zero-padded shifts of a map over the frame: ``[n, c, 3, 3]``."""
     out: Tensor = _WindowSums.apply(x)
@@ -226,6 +229,7 @@ def _spread(x: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
+@torch.compiler.disable
 def fold(u: Tensor, height: int, width: int) -> Tensor:
     """Add up the shifted maps of a 3x3 projection's taps: ``out[p] = sum_k u[p + tap_k, k]``, zero outside.
 
@@ -241,6 +245,7 @@ def fold(u: Tensor, height: int, width: int) -> Tensor:
     return out
 
 
+@torch.compiler.disable
 def neighbours(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return every pixel's neighbours against the taps' order, ``out[p, k] = x[p - tap_k]``, zero outside.
 
@@ -277,6 +282,7 @@ class _Tail(torch.autograd.Function):
         return _convolve(spread, _turned(weight)), d_weight, d_bias
 
 
+@torch.compiler.disable
 def tail(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolve to nine maps and add their shifts; see ``training.thin.tail``."""
     out: Tensor = _Tail.apply(x, weight.contiguous(), bias.contiguous())

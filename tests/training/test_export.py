@@ -149,3 +149,20 @@ def test_bad_input_is_one_line(why, said, error, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert error in lines[0]
+
+
+def test_the_first_stages_alone(exported, tmp_path, capsys):
+    """A network that answers after every stage is cut after one of them; more than it has is refused."""
+    network, path = exported
+    weights = path.with_name("net.safetensors")
+    exporter.main(weights, tmp_path / "short.onnx", "dots", stages=1)
+    _, info = read_model(tmp_path / "short.onnx")
+    assert info.stages == 1
+    frames = np.random.default_rng(1).integers(0, 256, (1, 1, 24, 32), np.uint8)
+    found = load_engine(str(tmp_path / "short.onnx"), "onnxruntime").infer(frames, np.array([[0, 255]], np.float32))
+    with torch.no_grad():
+        want = network.decompose(torch.from_numpy(frames).float() / 255)[0].target.sigmoid().numpy() * 255
+    assert np.abs(found - want).max() <= 2
+    with pytest.raises(SystemExit):
+        exporter.main(weights, tmp_path / "long.onnx", "dots", stages=3)
+    assert f"error: --stages 3: {weights} has 2" in capsys.readouterr().err
