@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from training.data import Augmentation, DataError, Sample, Scene, make_batch, read_parts
 from training.distributed import Group
 from training.recipe import Recipe, RecipeError
+from training.shared import SharedSamples
 
 AHEAD = 4  # batches that each process may be ahead of the device
 NOT_HELD_OUT = 1 << 32  # a CRC-32 is less, and 0 once in so many names
@@ -92,7 +93,7 @@ def feed(
             share = f"{count} crops of {size} px cannot be shared evenly by {group.world} processes"
             raise RecipeError(f"recipe {recipe.name!r}: batch: {share}; a multiple of {group.world} can")
     loader = DataLoader(
-        _Steps(samples, recipe, group),
+        _Steps(SharedSamples(samples) if workers else samples, recipe, group),
         batch_size=None,
         sampler=range(first, recipe.steps),
         num_workers=workers,

@@ -16,6 +16,7 @@ from training.data import Augmentation, Sample, Scene, make_batch
 from training.distributed import Group
 from training.feed import batch_of, leave_signals_alone
 from training.recipe import Recipe
+from training.shared import SharedSamples
 
 CHUNK = 16  # crops that are drawn together, by one process; a few of them at once must fit into shared memory
 
@@ -57,7 +58,7 @@ def draw_pool(
     shape = (recipe.pool, 1, size, size)
     frames, masks = (torch.empty(shape, dtype=torch.uint8, device=device) for _ in range(2))
     loader = DataLoader(
-        _Chunks(samples, recipe, size),
+        _Chunks(SharedSamples(samples) if workers else samples, recipe, size),
         batch_size=None,
         num_workers=workers,
         worker_init_fn=leave_signals_alone,
