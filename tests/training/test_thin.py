@@ -64,7 +64,7 @@ def test_the_folded_head_equals_the_plain_one(why, batch, height, width, make_ne
 
     exact.head.train()  # a convolution, as published
     plain = [value.clone() for value in run(lambda leaf: exact.head(exact.expand(leaf)), exact, torch.float64)]
-    close(run(lambda leaf: chain.head.folded(thin.pad(leaf), chain.expand), chain, torch.float32), plain)
+    close(run(lambda leaf: chain.head.folded(thin.pad(leaf), chain.expand, thin), chain, torch.float32), plain)
     exact.head.eval()  # nine maps and their shifted sum
     close(run(lambda leaf: exact.head(exact.expand(leaf)), exact, torch.float64), plain)
 
