@@ -3,10 +3,12 @@
 A GPU is emulated (simt.h); CUDA's calls are imitated. What only a GPU can show, ``make gpu-check`` looks at.
 """
 
+import functools
 import importlib.util
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +48,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def write(tmp_path_factory):
-    """Write a model of random weights that use every part of it."""
+    """Write a model of random weights that use every part of it; the same one once."""
     torch = pytest.importorskip("torch")
     from training.export import describe, export
     from training.model import NetworkConfig, RPCANetPlus
     from training.weights import save_network
 
+    @functools.cache
     def model(bits=8, **config):
         torch.manual_seed(1)
         network = RPCANetPlus(NetworkConfig(**config)).eval()
@@ -134,38 +137,32 @@ NETWORKS = [
 @emulated
 @pytest.mark.parametrize(("why", "config"), NETWORKS, ids=[c[0] for c in NETWORKS])
 def test_networks_of_the_contract(why, config, folder, write):
-    """Any K, b up to 16, depths, and N carried or not; in batches of one frame or more together."""
+    """Any K, b up to 16, depths, and N carried or not.
+
+    A frame at a time, with warps and blocks in the reverse order, the answers are the same bit for bit: no barrier is
+    missing.
+    """
     path = write(**config)
-    found = check(path, folder, 3, 33, 37)
-    assert (check(path, folder, 3, 33, 37, together=1) == found).all()
+    found = check(path, folder, 2, 17, 37)
+    assert (check(path, folder, 2, 17, 37, together=1, backwards=True) == found).all()
 
 
 @emulated
-def test_no_barrier_is_missing(folder, write):
-    """Warps and blocks in the reverse order give the same answers, bit for bit."""
-    path = write(stages=2, carry_noise=True)
-    assert (check(path, folder, 1, 40, 50) == check(path, folder, 1, 40, 50, backwards=True)).all()
-
-
-AUTHORS = ["SIRST_Aug_mIoU_74.56", "IRSTD_1K_mIoU_64.68"]
-
-
-@emulated
-@pytest.mark.parametrize("name", AUTHORS)
-def test_the_authors_networks(name, folder, data, tmp_path):
-    """K=6 with trained weights, b = 4 and b = 16, on a piece of a real frame."""
+def test_an_authors_network(folder, data, tmp_path):
+    """Trained weights, b = 16, on a piece of a real frame. Six stages take long to export: the first two."""
     pytest.importorskip("torch")
     from training.export import describe, export
     from training.weights import load_network
 
+    name = "IRSTD_1K_mIoU_64.68"
     weights = data / "checkpoints" / "l-rpcanet" / f"{name}.pkl"
     network, _ = load_network(weights)
-    path = tmp_path / "authors.onnx"
-    export(network, path, describe(network, weights, "authors", "theirs"))
-    proto, info = read_model(path)
+    network.stages, network.config = network.stages[:2], replace(network.config, stages=2)
+    export(network, tmp_path / "authors.onnx", describe(network, weights, "authors", "theirs"))
+    proto, info = read_model(tmp_path / "authors.onnx")
     reference = np.load(data / "reference" / f"{name}.npz")
     key = next(key for key in reference.files if key.endswith(".frame"))
-    frames = np.ascontiguousarray(reference[key].reshape(1, 1, 256, 256)[:, :, 100:124, 80:120])
+    frames = np.ascontiguousarray(reference[key].reshape(1, 1, 256, 256)[:, :, 100:124, 80:112])
     found = emulator.Emulated(proto, info, folder).infer(frames, WINDOW)
     exact = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"frames": frames, "window": WINDOW})[0]
     assert (np.abs(found.astype(int) - exact) <= 2).mean() >= 0.9999
@@ -279,24 +276,42 @@ def test_a_graph_that_is_another_network_is_refused(why, change, said):
         read_network(graph, info)
 
 
+def wider(chain):
+    """Give a chain a first convolution to 20 channels."""
+    return replace(chain, first=(np.zeros((20, 1, 1, 1), np.float32), np.zeros(20, np.float32)))
+
+
+def more_maps(chain):
+    """Give a chain's attention 48 channels."""
+    return replace(chain, head=replace(chain.head, project=np.zeros((48, 9), np.float32)))
+
+
+def deeper(chain):
+    """Give a chain 13 layers."""
+    return replace(chain, layers=13 * chain.layers[:1])
+
+
 TOO_WIDE = [
-    ("b", {"bottleneck": 20}, "b, channels of W, H and F: 20; the CUDA engine has one number from 1 to 16"),
-    ("c", {"channels": 48}, "c, channels of the attention: 48; the CUDA engine has one number from 1 to 32"),
-    ("depth", {"target_layers": 13}, "3x3 layers of H: 13; the CUDA engine has one number from 0 to 12"),
+    ("b", wider, "b, channels of W, H and F: 20; the CUDA engine has one number from 1 to 16"),
+    ("c", more_maps, "c, channels of the attention: 48; the CUDA engine has one number from 1 to 32"),
+    ("depth", deeper, "3x3 layers of W: 13; the CUDA engine has one number from 0 to 12"),
 ]
 
 
-@pytest.mark.parametrize(("why", "config", "said"), TOO_WIDE, ids=[c[0] for c in TOO_WIDE])
-def test_widths_that_the_kernels_do_not_have(why, config, said, write):
+@pytest.mark.parametrize(("why", "change", "said"), TOO_WIDE, ids=[c[0] for c in TOO_WIDE])
+def test_widths_that_the_kernels_do_not_have(why, change, said):
     """One line says which width or depth, and what there is."""
-    proto, info = read_model(write(stages=1, **config))
+    proto, info = read_model(K1)
+    network = read_network(proto.graph, info)
+    stage = network.stages[0]
+    other = replace(stage, background=change(stage.background), target=change(stage.target))
     with pytest.raises(EngineError, match=said):
-        pack_weights(read_network(proto.graph, info), info)
+        pack_weights(replace(network, stages=(other,)), info)
 
 
 def test_room_is_that_of_the_frames_that_go_together(write):
     """A large batch takes the maps of as many frames as fit the cache, not of all."""
-    proto, info = read_model(write(stages=2))
+    proto, info = read_model(write(stages=2, carry_noise=True))
     weights = pack_weights(read_network(proto.graph, info), info)
     assert room_for(weights, 64, 256, 256).together == cuda_plan.TOGETHER // 256**2
     assert room_for(weights, 64, 256, 256).size < 1.1 * room_for(weights, 8, 256, 256).size
