@@ -1,7 +1,7 @@
 """Check an engine on a machine with a GPU: ``python -m engine.gpu_check --engine cuda --json gpu.json``.
 
 Loads the engine, compares its answers with ONNX Runtime's, times it by batch and size, runs the pipeline end
-to end, and writes what it saw. It has never been run: it was written on a machine without a GPU.
+to end, and writes what it saw. It has not been run on a GPU itself; the engine ``cuda`` has.
 """
 
 from __future__ import annotations

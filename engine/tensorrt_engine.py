@@ -1,4 +1,4 @@
-"""TensorRT: the engine for NVIDIA GPUs. It has been tested against imitations only, never run on a GPU."""
+"""TensorRT: the engine for NVIDIA GPUs. Tested against imitations; its lanes have run on a GPU, TensorRT has not."""
 
 from __future__ import annotations
 
