@@ -70,7 +70,7 @@ def _thin_of(device: str) -> ModuleType | None:
     name = {"cpu": "training.thin", "cuda": "training.thin_gpu"}.get(device)
     try:
         return import_module(name) if name else None
-    except ModuleNotFoundError:
+    except ImportError:
         return None
 
 
