@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from engine.contract import FRAMES, TARGETS, WINDOW, ModelInfo, write_info
 from engine.one_line import one_line_errors
 from training.model import RPCANetPlus
-from training.weights import WeightsError, load_network
+from training.weights import WeightsError, first_stages, load_network
 
 
 class Deployed(nn.Module):
@@ -132,19 +131,9 @@ def main(
     figures = _read_figures(metrics) if metrics else None
     network, _ = load_network(weights)
     if stages:
-        network = _first_stages(network, stages, weights)
+        network = first_stages(network, stages, weights)
     name = out.stem.removesuffix("_16bit")
     export(network, out, describe(network, weights, name, trained_on, bits, threshold, figures))
-
-
-def _first_stages(network: RPCANetPlus, count: int, weights: Path) -> RPCANetPlus:
-    """Return the network that ends after ``count`` stages; with deep supervision, every stage learned to answer."""
-    if count > len(network.stages):
-        raise WeightsError(f"--stages {count}: {weights} has {len(network.stages)}")
-    shorter = RPCANetPlus(replace(network.config, stages=count)).eval()
-    for mine, its in zip(shorter.stages, network.stages, strict=False):
-        mine.load_state_dict(its.state_dict())
-    return shorter
 
 
 def _read_figures(path: Path) -> dict[str, Any]:

@@ -73,6 +73,18 @@ def leave_signals_alone(_: int) -> None:
     cv2.setNumThreads(1)
 
 
+def check_shares(recipe: Recipe, group: Group) -> None:
+    """Refuse batches that the processes cannot share evenly.
+
+    Raises:
+        RecipeError: naming the size.
+    """
+    for size in sorted(set(recipe.sizes)):
+        if (count := batch_of(recipe, size)) % group.world:
+            share = f"{count} crops of {size} px cannot be shared evenly by {group.world} processes"
+            raise RecipeError(f"recipe {recipe.name!r}: batch: {share}; a multiple of {group.world} can")
+
+
 def feed(
     samples: Sequence[Sample | Scene], recipe: Recipe, first: int, group: Group, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,14 +96,7 @@ def feed(
         first: the first step.
         group: the processes that the batches are shared by.
         workers: processes that make batches ahead; 0 makes each when it is asked for.
-
-    Raises:
-        RecipeError: if a batch cannot be shared evenly.
     """
-    for size in sorted(set(recipe.sizes)):
-        if (count := batch_of(recipe, size)) % group.world:
-            share = f"{count} crops of {size} px cannot be shared evenly by {group.world} processes"
-            raise RecipeError(f"recipe {recipe.name!r}: batch: {share}; a multiple of {group.world} can")
     loader = DataLoader(
         _Steps(SharedSamples(samples) if workers else samples, recipe, group),
         batch_size=None,

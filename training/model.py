@@ -70,7 +70,9 @@ def _thin_of(device: str) -> ModuleType | None:
     name = {"cpu": "training.thin", "cuda": "training.thin_gpu"}.get(device)
     try:
         return import_module(name) if name else None
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name not in ("numba", "triton"):
+            raise
         return None
 
 
@@ -186,7 +188,8 @@ class Chain(nn.Module):
         self.head = WeighAndProject(config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and (thin := thin_for(x)):
+        shared = any(isinstance(part, nn.SyncBatchNorm) for part in self.layers)  # whose statistics GPUs exchange
+        if self.training and not shared and (thin := thin_for(x)):
             with torch.autocast(x.device.type, enabled=False):  # it saves nothing here, and rounds the attention
                 return self.head.folded(self._thin(x, thin), self.expand, thin)
         out: Tensor = self.head(self.expand(self.layers(x)))
@@ -242,7 +245,10 @@ class Stage(nn.Module):
         return noise, self._merge(background + target + noise)
 
     def _merge(self, x: Tensor) -> Tensor:
-        """Return M(x); training on a CPU, frozen batch norm is folded into the convolutions, a quarter less to do."""
+        """Return M(x), in training as the device does it soonest.
+
+        On a CPU, frozen batch norm is folded into the convolutions, a quarter less to do.
+        """
         if self.training and (thin := thin_for(x)) and thin.MERGES:
             return self._merge_on_gpu(x, thin)
         *layers, head = self.merge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -88,11 +89,21 @@ def turned(crops: Tensor, ways: Tensor) -> Tensor:
 def pool_feed(
     samples: Sequence[Sample | Scene], recipe: Recipe, first: int, group: Group, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a share of every step's batch out of a pool, from step ``first`` on; see ``training.feed.feed``.
+    """Draw a pool and return what yields a share of every step's batch, from step ``first`` on, out of it.
 
-    Which crops a step takes, and how they are turned, depends on the seed and the step alone.
+    It yields what ``training.feed.feed`` does. Which crops a step takes, and how they are turned, depends on the seed
+    and the step alone.
     """
-    pools = {size: draw_pool(samples, recipe, size, group.device, workers) for size in sorted(set(recipe.sizes))}
+    sizes = sorted(set(recipe.sizes))
+    if group.rank == 0:
+        print(f"drawing {recipe.pool} crops of {', '.join(map(str, sizes))} px ...", file=sys.stderr)
+    pools = {size: draw_pool(samples, recipe, size, group.device, workers) for size in sizes}
+    return _from_pools(pools, recipe, first, group)
+
+
+def _from_pools(
+    pools: dict[int, tuple[Tensor, Tensor]], recipe: Recipe, first: int, group: Group
+) -> Iterator[tuple[Tensor, Tensor]]:
     for step in range(first, recipe.steps):
         rng = np.random.default_rng([recipe.seed, step])
         size = int(rng.choice(recipe.sizes))

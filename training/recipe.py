@@ -88,7 +88,7 @@ class Recipe(_Strict):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of a GPU's convolutions; a CPU's are float32
     compile: bool = False  # torch.compile, on a GPU
     graph: bool = True  # forward and backward as one CUDA graph, on one GPU
-    pool: Annotated[int, Field(ge=0)] = 0  # crops of each size, drawn once and kept on the device; 0 draws anew
+    pool: Annotated[int, Field(ge=0)] = 0  # crops of each size, drawn once and kept on a GPU; 0 draws anew
     freeze_norm: bool = False  # batch norm keeps the statistics it starts with: right for batches of one
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0 leaves gradients alone
     pixel_weight: Annotated[float, Field(ge=0)] = 0.0  # of the pixels' cross-entropy

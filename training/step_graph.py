@@ -42,7 +42,8 @@ class StepGraph:
             buffer.copy_(kept)
         self._forget()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # a thread that pins batches in memory meanwhile calls what this one may not
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self.loss = step(self._frames, self._masks)
         self._gradients = [parameter.grad for parameter in self._parameters]
 

@@ -107,8 +107,9 @@ class _NormRelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, c, h, w = x.shape
         first, second = _sums(x, x, x, back=False)
-        mean = first / (n * h * w)
-        variance = (second / (n * h * w) - mean * mean).clamp(min=0)
+        exact = first / (n * h * w)
+        mean = exact.float()
+        variance = (second / (n * h * w) - exact * exact).clamp(min=0).float()
         inverse = (variance + eps).rsqrt()
         scale = gamma * inverse
         made = torch.empty_like(x)
@@ -126,7 +127,7 @@ class _NormRelu(torch.autograd.Function):
         g = gradients[0].contiguous()
         n, c, h, w = x.shape
         count = n * h * w
-        d_beta, times = _sums(x, made, g, back=True)
+        d_beta, times = (part.float() for part in _sums(x, made, g, back=True))
         d_gamma = (times - mean * d_beta) * inverse
         a = gamma * inverse
         b = -a * inverse * d_gamma / count
@@ -140,7 +141,7 @@ def _sums(x: Tensor, y: Tensor, g: Tensor, back: bool) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     partial = torch.empty((n, c, PARTS, 2), dtype=torch.float32, device=x.device)
     kernels.sums[(PARTS, n * c)](x, y, g, partial, h * w, PARTS, back, BLOCK)
-    first, second = partial.double().sum((0, 2)).float().unbind(1)
+    first, second = partial.double().sum((0, 2)).unbind(1)  # a variance is a small difference of large sums
     return first, second
 
 

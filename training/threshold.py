@@ -18,7 +18,7 @@ from training.feed import split_samples
 from training.metrics import Tally
 from training.model import RPCANetPlus
 from training.recipe import Recipe, RecipeError
-from training.weights import WeightsError, load_network
+from training.weights import WeightsError, first_stages, load_network
 
 THRESHOLDS = tuple(round(float(p), 2) for p in np.arange(0.5, 1.0, 0.05))
 
@@ -39,12 +39,17 @@ def try_thresholds(network: RPCANetPlus, samples: Sequence[Sample]) -> dict[floa
 def main(
     run: Annotated[Path, typer.Argument(help="The folder of a run; its best weights are tried.")],
     data: Annotated[Path, typer.Option(help="The folder that holds the data sets of its recipe.")],
+    stages: Annotated[int | None, typer.Option(help="The first so many stages alone; by default all.", min=1)] = None,
 ) -> None:
     """Print the figures of thresholds on the frames that the run held out of training, never on test frames."""
     network, metadata = load_network(run / "best.safetensors")
     if "recipe" not in metadata:
         raise WeightsError(f"{run / 'best.safetensors'}: does not say its recipe; weights of a run are needed")
+    if stages:
+        network = first_stages(network, stages, run / "best.safetensors")
     _, held_out = split_samples(Recipe.model_validate_json(metadata["recipe"]), data)
+    if not held_out:
+        raise RecipeError(f"{run}: held_out: 0 leaves nothing to try thresholds on")
     columns = ("IoU", "precision", "recall", "Pd (overlap)", "Fa (overlap)", "false components a frame")
     table = Table("threshold", *columns, title=f"{len(held_out)} held-out frames")
     for threshold, tally in try_thresholds(network, held_out).items():

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.data import DataError
 from training.distributed import Group, GroupError, join, leave
-from training.feed import feed, split_samples
+from training.feed import check_shares, feed, split_samples
 from training.log import Log, Meter, note_versions
 from training.pool import pool_feed
 from training.recipe import Recipe, RecipeError, read_recipe
@@ -73,7 +73,9 @@ def train(
     samples, held_out = split_samples(recipe, data)
     recipe = with_steps(recipe, len(samples))
     run = Run(recipe, folder, group, start)
-    batches = (pool_feed if recipe.pool else feed)(samples, recipe, run.step, group, workers)
+    check_shares(recipe, group)
+    pooled = recipe.pool and group.device.type == "cuda"  # a CPU does not outrun what draws
+    batches = (pool_feed if pooled else feed)(samples, recipe, run.step, group, workers)
     log = None
     if group.rank == 0:
         note_versions(folder, run.step, group, run.start)

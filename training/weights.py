@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -74,6 +74,20 @@ def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:
         said = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{path}: not an RPCANet+ checkpoint: its weights do not fit ({said})") from None
     return network.eval(), metadata
+
+
+def first_stages(network: RPCANetPlus, count: int, path: Path) -> RPCANetPlus:
+    """Return the network that ends after ``count`` stages; with deep supervision, every stage learned to answer.
+
+    Raises:
+        WeightsError: if it has fewer; names ``path``, which it was loaded from.
+    """
+    if count > len(network.stages):
+        raise WeightsError(f"--stages {count}: {path} has {len(network.stages)}")
+    shorter = RPCANetPlus(replace(network.config, stages=count)).eval()
+    for mine, its in zip(shorter.stages, network.stages, strict=False):
+        mine.load_state_dict(its.state_dict())
+    return shorter
 
 
 def _our_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from training.distributed import Group, GroupError, join
-from training.feed import feed
+from training.feed import check_shares
 from training.recipe import Recipe, RecipeError
 from training.run import Run
 from training.train import train
@@ -83,7 +83,7 @@ UNSHARED = [
 def test_batches_that_cannot_be_shared(why, said, kind, error):
     """A batch that leaves a rest is refused with the key that would be right."""
     with pytest.raises(kind, match=error):
-        feed([], Recipe.model_validate({**SHARED, **said}), 0, Group(torch.device("cpu"), 0, 2), 0)
+        check_shares(Recipe.model_validate({**SHARED, **said}), Group(torch.device("cpu"), 0, 2))
 
 
 def test_batch_norm_is_not_shared_on_cpus(tmp_path):

@@ -79,3 +79,12 @@ def test_parity_with_the_authors_networks(key, data):
             with torch.inference_mode():
                 found = network(torch.from_numpy(frame).float()[None, None] / 255)[0, 0].numpy()
             assert np.abs(found - want).max() <= 1e-3 * np.abs(want).max(), name
+
+
+def test_norms_that_several_gpus_share_are_not_passed_over():
+    """The thin convolutions know no norm but PyTorch's plain one; one that GPUs share is computed all the same."""
+    network = RPCANetPlus(NetworkConfig(stages=1, **SMALL)).train()
+    frames = torch.rand(2, 1, 16, 16)
+    plain = network(frames)
+    shared = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    torch.testing.assert_close(shared(frames), plain, rtol=1e-3, atol=1e-4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.distributed import Group
-from training.feed import split_samples
+from training.feed import batch_of, split_samples
 from training.pool import draw_pool, pool_feed, turned
 from training.recipe import Recipe
 from training.train import train
@@ -66,8 +66,16 @@ def test_the_eight_turns_are_eight_and_the_first_is_none():
     assert np.array_equal(found[5], crop[0, 0].numpy().T[:, ::-1])
 
 
-def test_a_run_trains_on_a_pool(recipe, tiny_set, tmp_path):
-    """The recipe's key is all that it takes."""
-    run = train(recipe, tiny_set.parent, tmp_path / "run", None)
-    assert run.step == 5
-    assert (tmp_path / "run" / "best.safetensors").is_file()
+def test_a_cpu_needs_no_pool(recipe, tiny_set, tmp_path):
+    """A recipe made for a GPU trains on a CPU as if it named no pool: nothing is drawn that it does not use."""
+    without = recipe.model_copy(update={"pool": 0})
+    runs = [train(each, tiny_set.parent, tmp_path / str(each.pool)) for each in (recipe, without)]
+    for one, other in zip(*(run.network.state_dict().values() for run in runs), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_pool_smaller_than_a_batch(recipe, tiny_set):
+    """Its crops are taken more than once."""
+    samples, _ = split_samples(recipe, tiny_set.parent)
+    frames, _ = next(pool_feed(samples, recipe.model_copy(update={"pool": 3}), 0, Group(CPU), 0))
+    assert len(frames) == batch_of(recipe, frames.shape[2]) > 3

@@ -113,3 +113,10 @@ def test_a_network_trains_as_pytorch_would_have_it(carry, monkeypatch):
     for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
         if theirs.grad.norm() > 1e-4 * largest:
             assert float((mine.grad - theirs.grad).norm() / theirs.grad.norm()) < 10 * EXACT
+
+
+def test_the_variance_of_what_is_far_from_zero():
+    """Levels of 30 that differ by a hundredth: sums of squares in single precision would know nothing of it."""
+    x = 30 + 0.01 * torch.randn(3, 4, 13, 17, device=DEVICE)
+    norm = torch.nn.BatchNorm2d(4).to(DEVICE)
+    torch.testing.assert_close(thin_gpu.norm_relu(x, norm), F.relu(copy.deepcopy(norm)(x)), rtol=0.1, atol=0.1)
