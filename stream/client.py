@@ -79,7 +79,7 @@ class Subscription(Iterator[WireMessage]):
         self._last: dict[str, int] = {}
         self._failed: list[float] = []
         self._gone: float | None = None  # when the connection was lost, until ZeroMQ tries again
-        self._closed = False
+        self._closed = self._stopped = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         set_up(self._socket, keys)
@@ -97,7 +97,9 @@ class Subscription(Iterator[WireMessage]):
 
     def __next__(self) -> WireMessage:
         last = time.monotonic()
-        while not self._closed and (self._timeout is None or time.monotonic() - last < self._timeout):
+        while not (self._closed or self._stopped) and (
+            self._timeout is None or time.monotonic() - last < self._timeout
+        ):
             ready = dict(self._poller.poll(POLL_MS))
             if self._news in ready:
                 news = recv_monitor_message(self._news)
@@ -164,6 +166,10 @@ class Subscription(Iterator[WireMessage]):
     def _give_up(self, reason: str) -> NoReturn:
         self.close()
         raise StreamError(f"{self.endpoint}: {reason}")
+
+    def stop(self) -> None:
+        """Let the iteration end after the message at hand; a signal's handler may call it, and no message is lost."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close; an iteration ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -107,6 +108,14 @@ def main(
             raise StreamError(f"--kind {unknown.pop()}: one of {', '.join(KINDS)} is expected")
         with subscribe(endpoint, kinds, stream, timeout, server_key, key) as messages:
             tallies: dict[str, Tally] = {}
+
+            def stop(number: int, _: object) -> None:
+                messages.stop()
+                signal.signal(
+                    number, signal.default_int_handler
+                )  # where printing is blocked, the second Ctrl-C ends it
+
+            signal.signal(signal.SIGINT, stop)  # what was counted is printed
             try:
                 _print_messages(messages, tallies, count, json)
             finally:
