@@ -14,8 +14,6 @@ from engine.cuda_plan import KERNELS, THREADS, Args, plan, room_for
 from engine.cuda_weights import pack_weights
 
 FLAGS = ["-O1", "-mavx2", "-mfma", "-mf16c", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique"]
-
-
 # -O1 compiles in half the time of -O2, and runs as fast.
 WATCHED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "--param=asan-stack=0"]
 
@@ -42,8 +40,8 @@ class Emulated:
         self.info, self.backwards, self.together = info, backwards, together
         self.network = read_network(proto.graph, info)
         self.weights = pack_weights(self.network, info)
-        self.library = build(self.weights, folder, flags)
-        self.shared = (ctypes.c_int * len(KERNELS)).in_dll(self.library, "shared_bytes")
+        self.code = build(self.weights, folder, flags)
+        self.shared = (ctypes.c_int * len(KERNELS)).in_dll(self.code, "shared_bytes")
         self.content = np.frombuffer(self.weights.content, np.uint8)
 
     def infer(self, frames, window):
@@ -65,7 +63,7 @@ class Emulated:
             shared = ctypes.c_uint(self.shared[launch.kernel])
             threads = ctypes.c_uint(THREADS[launch.kernel])
             name = KERNELS[launch.kernel]
-            said = self.library.simt_run(
+            said = self.code.simt_run(
                 name.encode(), grid, threads, shared, ctypes.byref(launch.args), int(self.backwards)
             )
             assert not said, f"launch {index}, {name}: {said.decode()}"
@@ -88,7 +86,7 @@ class Driver:
         CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 
     def __init__(self, runtime):
-        self.runtime, self.library, self.fail, self.launched = runtime, None, {}, []
+        self.runtime, self.code, self.fail, self.launched = runtime, None, {}, []
 
     def CUlaunchAttribute(self):  # noqa: N802
         return SimpleNamespace(value=SimpleNamespace())
@@ -98,12 +96,12 @@ class Driver:
 
     def cuModuleLoadData(self, cubin):  # noqa: N802
         """Take the path of a library that ``build`` made for machine code."""
-        self.library = ctypes.CDLL(cubin.decode())
-        self.library.simt_run.restype = ctypes.c_char_p
+        self.code = ctypes.CDLL(cubin.decode())
+        self.code.simt_run.restype = ctypes.c_char_p
         return self.fail.get("load", 0), 5
 
     def cuModuleGetGlobal(self, module, name):  # noqa: N802
-        shared = (ctypes.c_int * len(KERNELS)).in_dll(self.library, name.decode())
+        shared = (ctypes.c_int * len(KERNELS)).in_dll(self.code, name.decode())
         return 0, ctypes.addressof(shared), ctypes.sizeof(shared)
 
     def cuMemcpyDtoH(self, to, at, size):  # noqa: N802
@@ -125,7 +123,7 @@ class Driver:
             self.launched.append(kernel.decode())
             grid = (ctypes.c_uint * 3)(config.gridDimX, config.gridDimY, config.gridDimZ)
             words = (ctypes.c_uint(config.blockDimX), ctypes.c_uint(config.sharedMemBytes), ctypes.byref(args), 0)
-            said = self.library.simt_run(kernel, grid, *words)
+            said = self.code.simt_run(kernel, grid, *words)
             assert not said, said.decode()
 
         self.runtime.run(run)
