@@ -28,23 +28,17 @@ MAX_SIDE, MAX_BATCH = 8192, 256
 
 
 @dataclass(frozen=True)
-class Timing:
+class Speed:
     """How fast one engine is at one size and batch.
 
     Attributes:
-        engine: the backend; ``pytorch`` is the reference.
+        engine: the backend; ``pytorch``, by whatever it goes on with, is a reference.
         model: the model as it was named.
         size: ``WIDTHxHEIGHT`` in pixels.
         batch: frames in a call.
         median_ms: of a call, in milliseconds.
         p99_ms: the same, the 99th percentile.
         frames_per_s: frames a second at the median.
-        ratio: of the first engine's median to this one's, or of the reference's if there is one: above 1, this one
-            is faster.
-        gflop_per_s: the arithmetic of the model's convolutions, as its file has them, in that time.
-        limit_fraction: of that to what a large product of float32 matrices reached in the same run, on the CPU with
-            as many threads; an engine that finds a way around some of the arithmetic may pass 1.
-        megabytes_moved: what those convolutions read and write in a call, in float32.
     """
 
     engine: str
@@ -54,6 +48,21 @@ class Timing:
     median_ms: float
     p99_ms: float
     frames_per_s: float
+
+
+@dataclass(frozen=True)
+class Timing(Speed):
+    """How fast an engine is, beside the others and the machine's limit.
+
+    Attributes:
+        ratio: of the first engine's median to this one's, or of the reference's if there is one: above 1, this one
+            is faster.
+        gflop_per_s: the arithmetic of the model's convolutions, as its file has them, in that time.
+        limit_fraction: of that to what a large product of float32 matrices reached in the same run, on the CPU with
+            as many threads; an engine that finds a way around some of the arithmetic may pass 1.
+        megabytes_moved: what those convolutions read and write in a call, in float32.
+    """
+
     ratio: float
     gflop_per_s: float
     limit_fraction: float
@@ -188,8 +197,8 @@ def main(
     """Time a model on engines, side by side in one run."""
     if not 0 < seconds < float("inf"):
         raise EngineError(f"--seconds {seconds}: a number above 0 is expected")
-    sizes = [_size(part) for part in size.split(",")]
-    batches = [_whole(part) for part in batch.split(",")]
+    sizes = [parse_size(part) for part in size.split(",")]
+    batches = [parse_batch(part) for part in batch.split(",")]
     names = [name.strip() for name in engine.split(",")]
     check_output("--json", json_path)
     timings = bench(model, names, sizes, batches, seconds, threads, reference)
@@ -203,16 +212,18 @@ def main(
         Console().print(table_of(timings))
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of ``WIDTHxHEIGHT``."""
     match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", text.strip())
     if not match or max(map(len, match.groups())) > 4 or max(map(int, match.groups())) > MAX_SIDE:
         raise EngineError(f"--size {text!r}: WIDTHxHEIGHT in pixels, at most {MAX_SIDE} each, such as 320x256")
     return int(match[1]), int(match[2])
 
 
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"\s*\d{1,9}\s*", text) or not 1 <= int(text) <= MAX_BATCH:
-        raise EngineError(f"--batch {text!r}: a whole number from 1 to {MAX_BATCH} is expected")
+def parse_batch(text: str, most: int = MAX_BATCH) -> int:
+    """Return a batch."""
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text) or not 1 <= int(text) <= most:
+        raise EngineError(f"--batch {text!r}: a whole number from 1 to {most} is expected")
     return int(text)
 
 

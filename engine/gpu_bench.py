@@ -7,7 +7,6 @@ this GPU copies and multiplies at best.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -22,40 +21,30 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.base import FULL_RANGE, load_engine
+from engine.bench import Speed, parse_batch, parse_size
 from engine.contract import EngineError, ModelInfo, find_model, read_model
 from engine.cuda import find_gpu
 from engine.cuda_plan import work_of_plan
+from engine.one_line import check_output, one_line_errors
 
 LEAST_RUNS = 10
+MAX_BATCH = 999
 REFERENCE_S = 600
 
 
 @dataclass(frozen=True)
-class GpuTiming:
-    """How fast an engine is on the GPU at one size and batch.
+class GpuTiming(Speed):
+    """How fast an engine is on the GPU: from frames in host memory to answers there.
+
+    PyTorch's frames and answers stay on the GPU: it is timed until the GPU is done.
 
     Attributes:
-        engine: the backend, or how PyTorch runs the network.
-        model: as it was named.
-        size: ``WIDTHxHEIGHT`` in pixels.
-        batch: frames in a call.
-        median_ms: of a call, from frames in host memory to answers there; of PyTorch, whose frames and answers stay on
-            the GPU, until the GPU is done.
-        p99_ms: the same, the 99th percentile.
-        frames_per_s: frames a second at the median.
         compute_ms: the median of what the GPU computes, without copies to it and from it; None of PyTorch.
         matmul_fraction: of the engine's own arithmetic in ``compute_ms`` to the rate of a large float16 product.
         copy_fraction: of what its kernels read and write in ``compute_ms`` to the rate of a large copy. Where the maps
             stay in the cache between kernels it may pass 1.
     """
 
-    engine: str
-    model: str
-    size: str
-    batch: int
-    median_ms: float
-    p99_ms: float
-    frames_per_s: float
     compute_ms: float | None = None
     matmul_fraction: float | None = None
     copy_fraction: float | None = None
@@ -142,21 +131,6 @@ def time_reference(
     return [GpuTiming(model=model, **line) for line in lines[1:]], lines[0]["limits"]
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return width and height of ``WIDTHxHEIGHT``."""
-    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text.strip())
-    if not match:
-        raise EngineError(f"--size {text!r}: WIDTHxHEIGHT in pixels is expected, such as 320x256")
-    return int(match[1]), int(match[2])
-
-
-def parse_whole(text: str) -> int:
-    """Return a batch."""
-    if not re.fullmatch(r"[1-9]\d{0,2}", text.strip()):
-        raise EngineError(f"--batch {text!r}: a whole number from 1 to 999 is expected")
-    return int(text)
-
-
 def table_of(timings: list[GpuTiming]) -> Table:
     """Return the timings as a table to print."""
     models = ", ".join(dict.fromkeys(t.model for t in timings))
@@ -172,6 +146,7 @@ def table_of(timings: list[GpuTiming]) -> Table:
     return table
 
 
+@one_line_errors(EngineError)
 def main(
     model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
     engine: Annotated[str, typer.Option(help="GPU engines, comma-separated: cuda, tensorrt.")] = "cuda",
@@ -182,24 +157,18 @@ def main(
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,
 ) -> None:
     """Time a model on this machine's GPU."""
-    try:
-        sizes = [parse_size(part) for part in size.split(",")]
-        batches = [parse_whole(part) for part in batch.split(",")]
-        gpu, info = find_gpu(), read_model(find_model(model))[1]
-        timings, rates = time_reference(info, model, sizes, batches, seconds) if reference else ([], {})
-        for name in engine.split(","):
-            timings += time_engine(model, name.strip(), sizes, batches, seconds, rates)
-        figures = {"gpu": asdict(gpu), "rates": rates, "results": [asdict(timing) for timing in timings]}
-        if json_path == "-":
-            print(json.dumps(figures, indent=2))
-        elif json_path:
-            Path(json_path).write_text(json.dumps(figures, indent=2) + "\n")
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        print(f"error: {json_path}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(2) from None
+    sizes = [parse_size(part) for part in size.split(",")]
+    batches = [parse_batch(part, MAX_BATCH) for part in batch.split(",")]
+    check_output("--json", json_path)
+    gpu, info = find_gpu(), read_model(find_model(model))[1]
+    timings, rates = time_reference(info, model, sizes, batches, seconds) if reference else ([], {})
+    for name in engine.split(","):
+        timings += time_engine(model, name.strip(), sizes, batches, seconds, rates)
+    figures = {"gpu": asdict(gpu), "rates": rates, "results": [asdict(timing) for timing in timings]}
+    if json_path == "-":
+        print(json.dumps(figures, indent=2))
+    elif json_path:
+        Path(json_path).write_text(json.dumps(figures, indent=2) + "\n")
     if json_path != "-":
         print(f"{gpu.name}, driver {gpu.driver}; {rates}")
         Console(width=110).print(table_of(timings))
