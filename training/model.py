@@ -66,7 +66,7 @@ class Decomposition:
 
 @cache
 def _thin_of(device: str) -> ModuleType | None:
-    """Return the module of a kind of device's thin convolutions; None where what it needs is not installed."""
+    """Return the thin convolutions that train a network on a kind of device; None where PyTorch's have to do."""
     name = {"cpu": "training.thin", "cuda": "training.thin_gpu"}.get(device)
     try:
         return import_module(name) if name else None
@@ -74,11 +74,6 @@ def _thin_of(device: str) -> ModuleType | None:
         if error.name not in ("numba", "triton"):
             raise
         return None
-
-
-def thin_for(x: Tensor) -> ModuleType | None:
-    """Return the thin convolutions that train a network where ``x`` is; without, PyTorch's do."""
-    return _thin_of(x.device.type)
 
 
 class WeighAndProject(nn.Module):
@@ -95,7 +90,9 @@ class WeighAndProject(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[batch, 1, h, w]`` from ``x``, ``[batch, c, h, w]``."""
         scale: Tensor = self.excitation(x.mean((2, 3), keepdim=True))
-        if self.training and (thin := thin_for(x)) and thin.MERGES:  # a matrix product: cuDNN is slow at one map
+        if (
+            self.training and (thin := _thin_of(x.device.type)) and thin.MERGES
+        ):  # a matrix product: cuDNN is slow at one map
             taps = F.pad(self.project.weight.flatten(2)[0], (0, thin.TAPS - 9))  # [c, TAPS]
             (n, c, h, w), weight = x.shape, taps * scale[..., 0]  # [n, c, TAPS]
             made: Tensor = thin.fold(x.permute(0, 2, 3, 1).reshape(n, h * w, c) @ weight, h, w)
@@ -189,7 +186,7 @@ class Chain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shared = any(isinstance(part, nn.SyncBatchNorm) for part in self.layers)  # whose statistics GPUs exchange
-        if self.training and not shared and (thin := thin_for(x)):
+        if self.training and not shared and (thin := _thin_of(x.device.type)):
             with torch.autocast(x.device.type, enabled=False):  # it saves nothing here, and rounds the attention
                 return self.head.folded(self._thin(x, thin), self.expand, thin)
         out: Tensor = self.head(self.expand(self.layers(x)))
@@ -249,7 +246,7 @@ class Stage(nn.Module):
 
         On a CPU, frozen batch norm is folded into the convolutions, a quarter less to do.
         """
-        if self.training and (thin := thin_for(x)) and thin.MERGES:
+        if self.training and (thin := _thin_of(x.device.type)) and thin.MERGES:
             return self._merge_on_gpu(x, thin)
         *layers, head = self.merge
         norms = [part for part in layers if isinstance(part, nn.BatchNorm2d)]

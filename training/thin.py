@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from training import thin_kernels as kernels
+from training.norm import keep_statistics
 from training.thin_kernels import Array
 
 PAD = kernels.PAD
@@ -115,17 +116,9 @@ def norm_relu(x: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
     Returns:
         A padded map.
     """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.momentum is not None
-    assert norm.num_batches_tracked is not None
     out: Tensor
     out, mean, variance = _NormRelu.apply(x, norm.weight, norm.bias, norm.eps)
-    count = x.shape[0] * (x.shape[2] - 2 * PAD) * (x.shape[3] - 2 * PAD)
-    with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (count / max(count - 1, 1)), norm.momentum)
-        norm.num_batches_tracked += 1
+    keep_statistics(norm, mean, variance, x.shape[0] * (x.shape[2] - 2 * PAD) * (x.shape[3] - 2 * PAD))
     return out
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from training import thin_gpu_kernels as kernels
+from training.norm import keep_statistics
 
 PAD = 0
 MERGES = True  # M's ends are matrix products, by fold and neighbours
@@ -148,17 +149,9 @@ def _sums(x: Tensor, y: Tensor, g: Tensor, back: bool) -> tuple[Tensor, Tensor]:
 @torch.compiler.disable
 def norm_relu(x: Tensor, norm: torch.nn.BatchNorm2d) -> Tensor:
     """Apply batch norm with the batch's own statistics, and a ReLU; see ``training.thin.norm_relu``."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.momentum is not None
-    assert norm.num_batches_tracked is not None
     out: Tensor
     out, mean, variance = _NormRelu.apply(x, norm.weight, norm.bias, norm.eps)
-    count = x.shape[0] * x.shape[2] * x.shape[3]
-    with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (count / max(count - 1, 1)), norm.momentum)
-        norm.num_batches_tracked += 1
+    keep_statistics(norm, mean, variance, x.shape[0] * x.shape[2] * x.shape[3])
     return out
 
 
