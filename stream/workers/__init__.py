@@ -14,12 +14,17 @@ from engine.contract import EngineError
 from stream import StreamError, beats
 from stream.frame import Failed, Port, send
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
 
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies, however it dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wake_on_time() -> None:
+    """Let this thread's timers go off when they are due; the kernel else takes up to 50 us more, to save power."""
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
 
 def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, arguments: tuple[object, ...]) -> None:
@@ -38,6 +43,7 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
         os.kill(supervisor, 0)
     except ProcessLookupError:  # it died before we asked to be told
         sys.exit(1)
+    wake_on_time()
     import cv2
     from setproctitle import setproctitle
 
