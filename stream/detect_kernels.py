@@ -197,9 +197,11 @@ def _strongest(
     left_out = max(0, kept - limit)
     weak = np.zeros(count, np.bool_)
     if left_out:
-        # A mass is below 2^33 in the largest frame: the sum orders by peak, then by mass, and is exact.
-        rank = np.argsort(-(peak[good[:kept]] * 2.0**33 + mass[good[:kept]]), kind="mergesort")
-        for place in rank[limit:]:
+        rank = np.empty(kept)
+        for place in range(kept):  # a mass is below 2^33 in the largest frame: this orders by peak, then by mass
+            rank[place] = -(peak[good[place]] * 2.0**33 + mass[good[place]])
+        order = np.argsort(rank, kind="mergesort")
+        for place in order[limit:]:
             weak[good[place]] = True
     new = 0
     for own in good[:kept]:

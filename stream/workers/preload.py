@@ -25,6 +25,6 @@ stream.workers.die_with_parent()  # and the workers die with it
 if str(os.getppid()) != os.environ.get("IRSTREAM_SUPERVISOR"):  # it died before we asked to be told
     sys.exit(1)
 if is_kept("detect_kernels.find"):  # else the worker that needs it compiles it, and says when it is ready
-    for kind in (np.uint8, np.uint16):
-        detect(np.zeros((8, 8), np.uint8), np.zeros((8, 8), kind), DetectConfig())
+    detect(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), DetectConfig())
+    detect(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint16), DetectConfig())
 setproctitle.setproctitle("irstream fork server")
