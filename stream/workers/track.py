@@ -131,8 +131,6 @@ class _TrackWorker:
             detections = stream.alarms.keep(detections)
         frame.times["detect"] = time.monotonic_ns()
         motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
-        if not self.tap:
-            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
         late = stream.tracker.late
         tracks = stream.tracker.update(detections, now, motion)
@@ -142,6 +140,8 @@ class _TrackWorker:
         self.miss(stream, frame.seq, frame.dropped)
         stream.ledger["next_id"] = stream.tracker.next_id
         messages = self.publish(stream, frame, tracks)
+        if not self.tap:
+            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         stream.ledger["published"] += 1
         stream.ledger["passed"] = frame.seq + 1
         if self.tap or self.publisher.wants(f"detections/{stream.name}"):
