@@ -33,6 +33,7 @@ HIDDEN = -3.0  # log-odds that a target out of sight is still there: misses come
 REMEMBERED = 0.1  # a detection: what the last one counts for in the mean score of a track
 SURPRISED = 0.15  # a detection: what the last one counts for in how well a track's course fits
 STATES = ("tentative", "coasting", "confirmed")
+MOVING = 2.0  # standard deviations of a detection's position that a track must be from its mean place
 FIRST_STEP = 1e-3  # seconds, for births before the first interval is known
 UNPROVED = 1.5  # the surprise of a new track, between that of a course that fits (1) and of a turn (2)
 EAGER = 100.0  # more than any pair's log-likelihood falls short of a miss
@@ -45,7 +46,8 @@ Flags = NDArray[np.bool_]
 ODDS, SURPRISE, AREA, PEAK, SCR, ID, HITS, AGE, RECENT, RECENT_HITS, UNSEEN, QUALITY, CONFIRMED = range(
     STATE_ROWS, STATE_ROWS + 13
 )
-ROWS = CONFIRMED + 1
+MEAN_X, MEAN_Y, MOVED = range(CONFIRMED + 1, CONFIRMED + 4)
+ROWS = MOVED + 1
 
 
 class TrackConfig(BaseModel):
@@ -65,9 +67,11 @@ class TrackConfig(BaseModel):
         confirm_hits: M, frames with a detection among the last N that confirm a track.
         confirm_frames: N.
         confirm_probability: that the target exists, which a track needs as well.
-        confirm_score: and the mean score of its last detections (``Detections.score``): what stands still in a scene,
-            such as the corner of a roof, can look like a faint target for as long as it is there. A confirmed track
-            that falls below it is not reported until it is above again.
+        confirm_score: and the mean score of its last detections (``Detections.score``). A confirmed track that falls
+            below it is not reported until it is above again.
+        standing_score: the same for a track that has not moved yet from where it began: what stands still in a scene,
+            such as the corner of a roof, can look like a faint target for as long as it is there. A target that hovers
+            must look better than one that moves; at least ``confirm_score``.
         report_probability: below it a confirmed track is not reported, but can still come back.
         memory: how long a confirmed track without detections can come back under its id, seconds.
         max_tracks: the weakest leave first.
@@ -89,7 +93,8 @@ class TrackConfig(BaseModel):
     confirm_hits: Annotated[int, Field(ge=1, le=HISTORY)] = 3
     confirm_frames: Annotated[int, Field(ge=1, le=HISTORY)] = 5
     confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.45
+    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    standing_score: Annotated[float, Field(ge=0, lt=1)] = 0.65
     report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     memory: Annotated[float, Field(gt=0, le=600)] = 1.0
     max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
@@ -103,6 +108,10 @@ class TrackConfig(BaseModel):
             )
         if self.calm > self.manoeuvre:
             raise ValueError(f"calm ({self.calm}) must be at most manoeuvre ({self.manoeuvre})")
+        if self.confirm_score > self.standing_score:
+            raise ValueError(
+                f"confirm_score ({self.confirm_score}) must be at most standing_score ({self.standing_score})"
+            )
         return self
 
 
@@ -182,8 +191,8 @@ class Tracker:
             step = 0.0
         elif step <= 0 and self._time_ns is not None:
             self.late += 1
-            self._tracks[X] += motion[0]  # the scene moved all the same
-            self._tracks[Y] += motion[1]
+            self._tracks[[X, MEAN_X]] += motion[0]  # the scene moved all the same
+            self._tracks[[Y, MEAN_Y]] += motion[1]
             self.claimed = np.zeros(len(detections), np.bool_)
             return self._report()
         self._time_ns = time_ns
@@ -200,8 +209,8 @@ class Tracker:
         tracks, config = self._tracks, self._config
         if not tracks.shape[1]:
             return
-        tracks[X] += motion[0]
-        tracks[Y] += motion[1]
+        tracks[[X, MEAN_X]] += motion[0]
+        tracks[[Y, MEAN_Y]] += motion[1]
         tracks[UNSEEN] += step
         turning = np.minimum(np.maximum(tracks[SURPRISE] - 1, 0), 1)
         predict(tracks, step, (config.calm * (config.manoeuvre / config.calm) ** turning) ** 2)
@@ -250,13 +259,16 @@ class Tracker:
         seen[HITS] += 1
         seen[QUALITY] += np.maximum(REMEMBERED, 1 / seen[HITS]) * (detections.score[own] - seen[QUALITY])
         seen[UNSEEN] = 0
+        seen[[MEAN_X, MEAN_Y]] += (seen[[X, Y]] - seen[[MEAN_X, MEAN_Y]]) / seen[HITS]
+        away = (seen[X] - seen[MEAN_X]) ** 2 + (seen[Y] - seen[MEAN_Y]) ** 2
+        seen[MOVED] = np.maximum(seen[MOVED], away > (MOVING * config.noise) ** 2)
         tracks[:, hit] = seen
         tracks[AGE] += 1
         recent = (tracks[RECENT].astype(np.int64) << 1 | hit) & ((1 << config.confirm_frames) - 1)
         tracks[RECENT] = recent
         tracks[RECENT_HITS] = np.bitwise_count(recent)
         proved = (tracks[RECENT_HITS] >= config.confirm_hits) & (tracks[ODDS] >= self._confirm_odds)
-        proved &= tracks[QUALITY] >= config.confirm_score
+        proved &= self._good(tracks)
         tracks[CONFIRMED] = np.maximum(tracks[CONFIRMED], proved)
 
     def _drop(self, detections: Detections, matches: _Matches) -> None:
@@ -286,7 +298,8 @@ class Tracker:
             born[ODDS] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
             born[ID] = np.arange(self.next_id, self.next_id + born.shape[1])
             born[[HITS, AGE, RECENT, RECENT_HITS]] = 1
-            sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= config.confirm_score)
+            born[[MEAN_X, MEAN_Y]] = born[[X, Y]]
+            sure = (born[ODDS] >= self._confirm_odds) & self._good(born)
             born[CONFIRMED] = (config.confirm_hits == 1) & sure
             self.next_id += born.shape[1]
             self._tracks = np.concatenate([self._tracks, born], axis=1)
@@ -294,9 +307,15 @@ class Tracker:
             rank = np.lexsort((self._tracks[ID], -self._tracks[ODDS], -self._tracks[CONFIRMED]))
             self._tracks = self._tracks[:, np.sort(rank[: config.max_tracks])]
 
+    def _good(self, tracks: Floats) -> Flags:
+        """Tell which tracks' detections look enough like a target's."""
+        least = np.where(tracks[MOVED] > 0, self._config.confirm_score, self._config.standing_score)
+        good: Flags = tracks[QUALITY] >= least
+        return good
+
     def _report(self) -> list[Track]:
         tracks = self._tracks
-        shown = (tracks[ODDS] >= self._report_odds) & (tracks[QUALITY] >= self._config.confirm_score)
+        shown = (tracks[ODDS] >= self._report_odds) & self._good(tracks)
         tracks = tracks[:, (tracks[CONFIRMED] == 0) | shown]
         state = tracks[CONFIRMED] * (1 + (tracks[UNSEEN] == 0))
         whole = [row.astype(np.int64).tolist() for row in (tracks[ID], state, tracks[HITS], tracks[AGE])]
