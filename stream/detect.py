@@ -51,7 +51,7 @@ class DetectConfig(BaseModel):
     min_area: Annotated[int, Field(ge=1)] = 1
     max_area: Annotated[int, Field(ge=1, le=100_000)] = 2000
     split_peaks: bool = True
-    split_depth: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    split_depth: Annotated[float, Field(gt=0, lt=1)] = 0.3
     max_detections: Annotated[int, Field(ge=1, le=4096)] = 256
     false_alarms: Annotated[float, Field(gt=0, le=1000)] | None = None
 

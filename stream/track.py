@@ -106,8 +106,8 @@ class TrackConfig(BaseModel):
     confirm_hits: Annotated[int, Field(ge=1, le=HISTORY)] = 3
     confirm_frames: Annotated[int, Field(ge=1, le=HISTORY)] = 5
     confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    standing_score: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    standing_score: Annotated[float, Field(ge=0, lt=1)] = 0.65
     report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     memory: Annotated[float, Field(gt=0, le=600)] = 1.0
     max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
