@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -20,5 +21,9 @@ def compiled(kernel: Kernel) -> Kernel:
 
 
 def is_kept(kernel: str) -> bool:
-    """Tell whether a kernel's code lies beside its source, ``module.function`` of this package."""
-    return any((Path(__file__).parent / "__pycache__").glob(f"{kernel}-*.nbi"))
+    """Tell whether the code of a kernel, ``module.function`` of this package, is kept already.
+
+    Where we may not write beside the source it is kept in the user's cache, if anywhere; then it is taken to be there.
+    """
+    here = Path(__file__).parent
+    return any((here / "__pycache__").glob(f"{kernel}-*.nbi")) or not os.access(here, os.W_OK)
