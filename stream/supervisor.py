@@ -33,7 +33,7 @@ from stream.frame import (
     try_send,
 )
 from stream.messages import encode
-from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker
+from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake
 from stream.sources import check_source, masked
 from stream.system import for_again, process_table, wire
 
@@ -94,14 +94,15 @@ class Supervisor:
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in STOPS}
         finished = False
-        try:
-            for worker in self._workers.values():
-                worker.start(self._beats, worker.spec)
-            finished = self._watch()
-        finally:
-            self._end(STOP_S if finished else 0)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with fork_server_awake():
+            try:
+                for worker in self._workers.values():
+                    worker.start(self._beats, worker.spec)
+                finished = self._watch()
+            finally:
+                self._end(STOP_S if finished else 0)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         self.show(self.books)
         if self._failure:
             raise (StreamError if self._failure.bad_input else PipelineError)(self._failure.reason)

@@ -73,7 +73,8 @@ class Run:
         command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
         self.process = subprocess.Popen(
             command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, name: value, "COLUMNS": "200"}, start_new_session=True,
+            # SPT_NOENV: a process's new title may else be written over its environment, and the mark with it.
+            env={**os.environ, name: value, "COLUMNS": "200", "SPT_NOENV": "1"}, start_new_session=True,
         )  # fmt: skip
 
     def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:
@@ -99,7 +100,7 @@ class Run:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = [pid for pid, command in processes(self.mark) if command.startswith(f"irstream {name}")]
+            found[:] = [pid for pid, command in processes(self.mark) if command == f"irstream {name}"]
             return bool(found)
 
         wait_until(look, LIMIT_S, f"worker {name}")

@@ -141,9 +141,9 @@ class _TrackWorker:
         frame.times["track"] = time.monotonic_ns()
         self.miss(stream, frame.seq, frame.dropped)
         stream.ledger["next_id"] = stream.tracker.next_id
-        messages = self.publish(stream, frame, tracks)
-        stream.ledger["published"] += 1
+        stream.ledger["published"] += 1  # before it is: a frame that was published must never count as dropped too
         stream.ledger["passed"] = frame.seq + 1
+        messages = self.publish(stream, frame, tracks)
         if self.tap or self.publisher.wants(f"detections/{stream.name}"):
             messages.append(self.send(detections_message(stream.name, frame.seq, now, detections)))
         if self.tap and not self.tap.offer(frame, now, messages):
