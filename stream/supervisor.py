@@ -109,7 +109,7 @@ class Supervisor:
         if self._given_up:
             raise PipelineError(self._given_up)
         if faults := [book.fault for book in self.books if book.fault]:
-            raise StreamError(faults[0])
+            raise StreamError("; ".join(faults))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
@@ -199,6 +199,9 @@ class Supervisor:
         match message:
             case Passed():
                 self.books[message.stream].add(message)
+                if message.fault and not all(book.ended for book in self.books):
+                    name = self.books[message.stream].name
+                    print(f"warning: {name} has ended: {message.fault}; the others go on", file=sys.stderr)
             case Recorded():
                 self.books[message.stream].record(message)
             case Hello():

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 
+from stream.publish import free_endpoint
 from tests.pipeline import LIMIT_S, ROOT, Outcome, Run, processes, run, shm_names, tracks_of, wait_until
 
 CLIP = "IR_DRONE_077"
@@ -111,6 +112,16 @@ def test_report_to_standard_output_leaves_it_to_json_alone() -> None:
     outcome = run("--source", "scene:?frames=20", "--file", "--report", "-")
     assert outcome.code == 0
     assert json.loads(outcome.out)["streams"][0]["published"] == 20
+
+
+def test_a_log_whose_disk_is_full_ends_no_run(tmp_path: Path) -> None:
+    """What it says cannot be written anywhere; its frames are published and its report is as ever."""
+    arguments = ["--source", "scene:?frames=20", "--file", "--report", tmp_path / "r.json"]
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "run_pipeline.py", *map(str, arguments), "--publish", free_endpoint()]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=full, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "r.json").read_text())["streams"][0]["published"] == 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
