@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import msgpack
 import zmq
 
 from stream.publish import free_endpoint
+from stream.usage import own_shm
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 90
@@ -51,16 +51,6 @@ def processes(mark: str) -> list[tuple[int, str]]:
     return found
 
 
-def shm_names(pids: set[int]) -> set[str]:
-    """Return the names in /dev/shm that are this program's or some processes': those of other programs come and go."""
-    numbers = {str(pid) for pid in pids}
-    return {
-        name
-        for name in os.listdir("/dev/shm")
-        if name.startswith("irstream") or not numbers.isdisjoint(re.split("[._-]", name))
-    }
-
-
 class Run:
     """A run in the background, marked so that whatever it leaves behind is found."""
 
@@ -68,7 +58,7 @@ class Run:
         self.endpoint = endpoint or free_endpoint()
         self.mark = f"IRSTREAM_TEST={uuid.uuid4()}"
         self.pids: set[int] = set()  # that were seen
-        self.shm = shm_names(self.pids)
+        self.shm = own_shm(self.pids)
         name, _, value = self.mark.partition("=")
         command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
         self.process = subprocess.Popen(
@@ -119,7 +109,7 @@ class Run:
         end = time.monotonic() + 5  # the fork server sees that we have gone, and goes
         while (left := [command for _, command in processes(self.mark)]) and time.monotonic() < end:
             time.sleep(0.02)
-        left += [f"/dev/shm/{name}" for name in shm_names(self.pids) - self.shm]
+        left += [f"/dev/shm/{name}" for name in own_shm(self.pids) - self.shm]
         return Outcome(self.process.returncode, out, err, messages or [], left)
 
 

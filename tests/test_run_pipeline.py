@@ -20,7 +20,8 @@ import onnx
 import pytest
 
 from stream.publish import free_endpoint
-from tests.pipeline import LIMIT_S, ROOT, Outcome, Run, processes, run, shm_names, tracks_of, wait_until
+from stream.usage import own_shm
+from tests.pipeline import LIMIT_S, ROOT, Outcome, Run, processes, run, tracks_of, wait_until
 
 CLIP = "IR_DRONE_077"
 
@@ -153,7 +154,7 @@ def test_a_killed_supervisor_takes_its_workers_with_it() -> None:
     started.process.kill()
     started.process.communicate(timeout=LIMIT_S)
     wait_until(lambda: not processes(started.mark), 10, "the workers' end")
-    assert shm_names(started.pids) <= started.shm
+    assert own_shm(started.pids) <= started.shm
 
 
 def test_the_pipeline_imports_no_torch() -> None:
