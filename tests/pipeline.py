@@ -54,7 +54,13 @@ def processes(mark: str) -> list[tuple[int, str]]:
 class Run:
     """A run in the background, marked so that whatever it leaves behind is found."""
 
-    def __init__(self, *arguments: object, endpoint: str | None = None, cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        endpoint: str | None = None,
+        cwd: Path = ROOT,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.endpoint = endpoint or free_endpoint()
         self.mark = f"IRSTREAM_TEST={uuid.uuid4()}"
         self.pids: set[int] = set()  # that were seen
@@ -64,7 +70,8 @@ class Run:
         self.process = subprocess.Popen(
             command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             # SPT_NOENV: a process's new title may else be written over its environment, and the mark with it.
-            env={**os.environ, name: value, "COLUMNS": "200", "SPT_NOENV": "1"}, start_new_session=True,
+            env={**os.environ, **(environment or {}), name: value, "COLUMNS": "200", "SPT_NOENV": "1"},
+            start_new_session=True,
         )  # fmt: skip
 
     def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:

@@ -14,6 +14,7 @@ import pytest
 from stream.frame import RESTART
 from stream.processes import MOST_RESTARTS
 from stream.record import find_streams, read_frames, segments
+from stream.replay import recorded_messages
 from stream.sources import open_source
 from stream.system import SLOTS
 from tests.pipeline import Run, processes, tracks_of
@@ -183,3 +184,73 @@ def test_a_camera_that_keeps_dying_is_given_up_and_the_other_goes_on(tmp_path: P
     first, second = json.loads((tmp_path / "r.json").read_text())["streams"]
     assert first["fault"] == reason
     assert (second["fault"], second["frames"], second["restarts"]) == (None, frames, {})
+
+
+SET_CLOCK = """
+import os, time
+true_ns = time.time_ns
+def time_ns():
+    with open(os.environ["CLOCK"]) as file:
+        return true_ns() + int(file.read())
+time.time_ns, time.time = time_ns, lambda: time_ns() / 1e9
+"""
+
+
+class Clock:
+    """What the processes of a run take for UTC; their monotonic clock is the machine's.
+
+    Python's own functions are replaced. (libfaketime would reach those of C as well, but breaks Python's sleep.)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(SET_CLOCK)
+        self.file = folder / "clock"
+        self.set(0)
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        self.environment = {"PYTHONPATH": path, "CLOCK": str(self.file)}
+
+    def set(self, hours: int) -> None:
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(str(hours * HOUR_NS))
+        fresh.replace(self.file)
+
+
+HOUR_NS = 3_600_000_000_000
+
+
+def test_a_clock_that_is_set_while_it_runs_changes_utc_and_nothing_else(tmp_path: Path) -> None:
+    """Two hours back, then a day forward: no frame is dropped for it, latencies and tracks go on, nothing is replaced,
+    and the recording is in order."""
+    clock = Clock(tmp_path / "clock")
+    started = Run(
+        *LIVE[:2], "--record", tmp_path / "r", "--report", tmp_path / "r.json", "--wait-for", 1,
+        environment=clock.environment,
+    )  # fmt: skip
+    hours, messages = (0, -2, 24), []
+    for hour in hours:
+        clock.set(hour)
+
+        def is_seen(heard: list[dict], hour: int = hour) -> bool:
+            jumps = {round((m["captured_utc_ns"] - time.time_ns()) / HOUR_NS) for m in tracks_of(heard, "scene")[-30:]}
+            return len(tracks_of(heard, "scene")) > 45 and jumps == {hour}
+
+        messages += started.listen(is_seen)
+    os.kill(started.process.pid, signal.SIGINT)
+    outcome = started.end()
+    assert (outcome.code, outcome.left, outcome.err) == (0, [], "")
+    tracks = tracks_of(messages, "scene")
+    offsets = {round((m["captured_utc_ns"] - m["captured_ns"]) / HOUR_NS, 2) for m in tracks}
+    base = round((time.time_ns() - time.monotonic_ns()) / HOUR_NS, 2)
+    assert sorted(round(offset - base) for offset in offsets) == sorted(hours)
+    assert all(0 <= m["published_ns"] - m["captured_ns"] < 30e9 for m in tracks)
+    assert all(a["captured_ns"] < b["captured_ns"] for a, b in itertools.pairwise(tracks))
+    (stream,) = json.loads((tmp_path / "r.json").read_text())["streams"]
+    assert stream["restarts"] == {}
+    assert stream["end_to_end_ms"]["max"] < 30_000
+    last = [m for m in messages if m["schema"] == "irstream.status/1"][-1]
+    assert (last["health"], last["latency_ms"]["max"] < 30_000, last["fps"] > 0) == ("ok", True, True)
+    alive = [{t["id"] for m in part for t in m["tracks"]} for part in (tracks[:45], tracks[-45:])]
+    assert alive[0] & alive[1]
+    kept = list(recorded_messages(tmp_path / "r"))
+    assert all(abs(b.time_ns - a.time_ns) < 30e9 for a, b in itertools.pairwise(kept))
