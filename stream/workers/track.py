@@ -91,7 +91,6 @@ class _Stream:
     latencies: list[tuple[int, ...]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     tracks: int = 0
-    confirmed: set[int] = field(default_factory=set)
     log: TrackLog = field(default_factory=TrackLog)
 
 
@@ -149,7 +148,6 @@ class _TrackWorker:
         if self.tap and not self.tap.offer(frame, now, messages):
             send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         stream.tracks = sum(track.state != "tentative" for track in tracks)
-        stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
         stream.log.add(tracks, now)
         stream.dropped.update(frame.dropped)
         if len(stream.latencies) < MOST_ROWS:
@@ -212,7 +210,7 @@ class _TrackWorker:
             stream.latencies,
             dict(stream.dropped),
             stream.tracks,
-            len(stream.confirmed),
+            stream.log.count,
             ended=end is not None,
             fault=end.fault if end else None,
             summaries=stream.log.longest() if end else [],
