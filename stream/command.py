@@ -19,6 +19,7 @@ from stream.books import StreamBook
 from stream.compiled import is_kept
 from stream.config import Config, load_config, streams_of
 from stream.log import ENDING, Log
+from stream.output import forgive
 from stream.report import PAGES, streams_table, write_json, write_report
 from stream.supervisor import PipelineError, Supervisor
 from stream.web.address import DEFAULT as ADDRESS
@@ -89,6 +90,7 @@ def run(
     run_pipeline.py --source rtsp://user:password@camera/stream --view
     run_pipeline.py --config site.yaml --check
     """
+    forgive(stdout=report_to != "-")
     log = Log(Console(stderr=report_to == "-"), log_json)
     given = {
         "model": model,

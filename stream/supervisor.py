@@ -33,7 +33,7 @@ from stream.frame import (
     try_send,
 )
 from stream.messages import encode
-from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker
+from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake
 from stream.sources import check_source, masked
 from stream.system import for_again, process_table, wire
 
@@ -94,21 +94,22 @@ class Supervisor:
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in STOPS}
         finished = False
-        try:
-            for worker in self._workers.values():
-                worker.start(self._beats, worker.spec)
-            finished = self._watch()
-        finally:
-            self._end(STOP_S if finished else 0)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with fork_server_awake():
+            try:
+                for worker in self._workers.values():
+                    worker.start(self._beats, worker.spec)
+                finished = self._watch()
+            finally:
+                self._end(STOP_S if finished else 0)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         self.show(self.books)
         if self._failure:
             raise (StreamError if self._failure.bad_input else PipelineError)(self._failure.reason)
         if self._given_up:
             raise PipelineError(self._given_up)
         if faults := [book.fault for book in self.books if book.fault]:
-            raise StreamError(faults[0])
+            raise StreamError("; ".join(faults))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
@@ -198,6 +199,9 @@ class Supervisor:
         match message:
             case Passed():
                 self.books[message.stream].add(message)
+                if message.fault and not all(book.ended for book in self.books):
+                    name = self.books[message.stream].name
+                    print(f"warning: {name} has ended: {message.fault}; the others go on", file=sys.stderr)
             case Recorded():
                 self.books[message.stream].record(message)
             case Hello():

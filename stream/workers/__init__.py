@@ -13,6 +13,7 @@ from typing import Any
 from engine.contract import EngineError
 from stream import StreamError, beats
 from stream.frame import Failed, Port, send
+from stream.output import forgive
 
 PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
@@ -49,6 +50,7 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
 
     cv2.setNumThreads(1)  # a worker is one of many; its maps are too small to share out
     setproctitle(f"irstream {name}")
+    forgive(stdout=False)
     try:
         main(*arguments, reports)
     except (StreamError, EngineError) as error:
