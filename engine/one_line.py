@@ -66,7 +66,7 @@ def _usage(error: Any) -> str:  # noqa: ANN401 (its class has no public name)
         near = " or ".join(error.possibilities or ())
         return f"{error.option_name}: no such option; {f'did you mean {near}?' if near else '--help lists them'}"
     said = " ".join(error.message.split()).rstrip(".").removeprefix("Value error, ")
-    said = said[:1].lower() + said[1:]
+    said = said[:1].lower() + said[1:].replace(". Did you", "; did you")
     param = getattr(error, "param", None)
     if param is None:
         extra = said.partition("extra argument(s) (")[2].rstrip(")")
