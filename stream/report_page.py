@@ -20,6 +20,7 @@ from stream.charts import Series, histogram, lifetimes, line_chart, paths
 from stream.config import Config
 from stream.frame import STAGES, TrackSummary
 from stream.latency import Latency
+from stream.report import what_ran
 from stream.sources import masked
 from stream.workers.capture import LOST, NO_SLOT
 
@@ -99,9 +100,11 @@ def _summary(config: Config, books: Sequence[StreamBook], total: Latency) -> str
         (str(sum(book.confirmed for book in books)), "confirmed tracks"),
     ]
     many = f"{len(books)} stream{'s' * (len(books) != 1)}"
+    ran = what_ran(books) or [(Path(config.model).name, f"engine {config.engine}, which was never loaded")]
+    through = " and ".join(f"<b>{escape(model)}</b> on <b>{escape(engine)}</b>" for model, engine in ran)
     faults = "".join(f'<p class="fault">{escape(book.name)}: {escape(book.fault)}</p>' for book in books if book.fault)
     return (
-        f"<p>Infrared video of {many} through <b>{escape(Path(config.model).name)}</b> for {_duration(seconds)}, ended "
+        f"<p>Infrared video of {many} through {through} for {_duration(seconds)}, ended "
         f"{_now()}. A network finds small targets in each frame, a tracker follows them; latency counts from the "
         f"moment a frame was captured to the moment its tracks were published.</p>{faults}"
         f'<div class="cards">{"".join(f"<div><b>{value}</b><span>{what}</span></div>" for value, what in cards)}</div>'

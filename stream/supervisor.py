@@ -209,6 +209,8 @@ class Supervisor:
                 self._ends[message.stream] = message
             case Ready():
                 worker.ready = True
+                for book in self.books if message.loaded else []:
+                    book.loaded = message.loaded
             case Failed():
                 worker.said = message
 
