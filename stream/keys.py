@@ -10,7 +10,7 @@ from typing import Annotated
 try:
     import typer
 except ModuleNotFoundError:  # the client alone goes without
-    print("error: this command needs typer: pip install 'irstream-client[cli]'", file=sys.stderr)
+    print("error: this command needs typer: pip install './client[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
 
 from engine.asides import fail
