@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from stream.frame import RESTART, Hello, Passed, Recorded, TrackSummary
+from stream.frame import RESTART, Hello, Loaded, Passed, Recorded, TrackSummary
 from stream.history import History
 from stream.latency import Latency
 from stream.messages import StatusMessage
@@ -38,6 +38,7 @@ class StreamBook:
         history: rates, drops and latencies over time.
         summaries: its longest tracks, once it has ended.
         ring: where its frames are, for who looks on.
+        loaded: what infer has loaded, for all streams.
         restarts: how often a worker that it needs was replaced, by the worker and the reason.
     """
 
@@ -59,6 +60,7 @@ class StreamBook:
     ring: str = ""
     history: History = field(default_factory=History)
     summaries: list[TrackSummary] = field(default_factory=list)
+    loaded: list[Loaded] = field(default_factory=list)
     restarts: Counter[str] = field(default_factory=Counter)
     _confirmed_before: int = 0  # by trackers that died
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
@@ -97,6 +99,11 @@ class StreamBook:
         """Enter the frames that a recorder that died had: they are known only once all is over."""
         if self.restarts and (missing := self.published - self.recorded - self.not_recorded.total()) > 0:
             self.not_recorded[RESTART] += missing
+
+    @property
+    def ran(self) -> Loaded | None:
+        """What its frames went through; None if nothing was loaded for them."""
+        return next((each for each in self.loaded if self.hello and each.bits == self.hello.bits), None)
 
     @property
     def frames(self) -> int:

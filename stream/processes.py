@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from engine.asides import warn
 from stream.beats import PULSE, STEPS, Beats
 from stream.channel import Channel, channel
 from stream.frame import Failed
@@ -147,7 +147,7 @@ def fork_server_awake() -> Iterator[None]:
             pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
             if pid is not None and _is_stopped(pid):
                 os.kill(pid, signal.SIGCONT)
-                print("warning: the fork server was stopped; it was told to go on", file=sys.stderr)
+                warn("the fork server was stopped; it was told to go on")
 
     thread = threading.Thread(target=watch, name="fork server", daemon=True)
     thread.start()

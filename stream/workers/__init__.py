@@ -6,10 +6,10 @@ import ctypes
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
+from engine.asides import AS_JSON, say_traceback, speak_json
 from engine.contract import EngineError
 from stream import StreamError, beats
 from stream.frame import Failed, Port, send
@@ -51,13 +51,15 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
     cv2.setNumThreads(1)  # a worker is one of many; its maps are too small to share out
     setproctitle(f"irstream {name}")
     forgive(stdout=False)
+    if AS_JSON in os.environ:
+        speak_json(name)
     try:
         main(*arguments, reports)
     except (StreamError, EngineError) as error:
         send(reports, Failed(str(error), bad_input=True))
         sys.exit(2)
     except Exception as error:
-        traceback.print_exc()
+        say_traceback(error, name)
         send(reports, Failed(f"{name}: {type(error).__name__}: {error}", bad_input=False))
         sys.exit(1)
 
