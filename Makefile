@@ -23,6 +23,8 @@ $(VENV)/.python:
 $(VENV)/.base: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "installing the pipeline into $(VENV), some 850 MB on disk; a minute or two ..."
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@echo "compiling detection and tracking for this machine, once; some 20 s ..."
+	@$(BIN)/python -m stream.compiled
 	@touch $@
 
 # torch is needed by training/ and its tests alone; the demo installs none.

@@ -1,4 +1,7 @@
-"""Compiling the kernels of the real-time path: once a machine, kept beside their source or in the user's cache."""
+"""Compiling the kernels of the real-time path: once a machine, kept beside their source or in the user's cache.
+
+``python -m stream.compiled`` does it ahead of the first run.
+"""
 
 from __future__ import annotations
 
@@ -27,3 +30,11 @@ def is_kept(kernel: str) -> bool:
     """
     here = Path(__file__).parent
     return any((here / "__pycache__").glob(f"{kernel}-*.nbi")) or not os.access(here, os.W_OK)
+
+
+if __name__ == "__main__":
+    from stream.detect import DetectConfig
+    from stream.track import TrackConfig
+    from stream.workers.track import warm_up
+
+    warm_up(DetectConfig(), TrackConfig())

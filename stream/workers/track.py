@@ -260,7 +260,7 @@ def main(
     publisher = _bind(config)
     publisher.wait_for(config.publish.wait_for)
     tap = Tap(*taps, returns) if taps else None
-    _warm_up(config)
+    warm_up(config.detect, config.track)
     worker = _TrackWorker(config, rings, returns, publisher, reports, tap)
     send(reports, Ready())
     selector = selectors.DefaultSelector()
@@ -294,13 +294,13 @@ def main(
     publisher.close()
 
 
-def _warm_up(config: TrackWorkerConfig) -> None:
+def warm_up(how: DetectConfig, follow: TrackConfig) -> None:
     """Find and track targets once, so that no frame pays for what libraries do at their first call."""
-    targets, tracker = np.zeros((64, 64), np.uint8), Tracker(config.track)
+    targets, tracker = np.zeros((64, 64), np.uint8), Tracker(follow)
     targets[20:24, 20:24] = targets[40:42, 40:42] = 255
     for step in range(1, 4):
         for pixels in (targets, targets.astype(np.uint16)):
-            found = detect(targets, pixels, config.detect, config.threshold)
+            found = detect(targets, pixels, how)
         encode(detections_message("", 0, 0, found))
         for track in tracker.update(found, step * 33_000_000):
             msgspec.convert(track, WireTrack, from_attributes=True)
