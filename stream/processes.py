@@ -145,10 +145,14 @@ def fork_server_awake() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(AWAKE_S):
-            pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-            if pid is not None and is_stopped(pid):
-                os.kill(pid, signal.SIGCONT)
-                print("warning: the fork server was stopped; it was told to go on", file=sys.stderr)
+            pids = {
+                "fork server": getattr(forkserver._forkserver, "_forkserver_pid", None),
+                "resource tracker": getattr(resource_tracker._resource_tracker, "_pid", None),  # would outlive us
+            }
+            for name, pid in pids.items():
+                if pid is not None and is_stopped(pid):
+                    os.kill(pid, signal.SIGCONT)
+                    print(f"warning: the {name} was stopped; it was told to go on", file=sys.stderr)
 
     thread = threading.Thread(target=watch, name="fork server", daemon=True)
     thread.start()

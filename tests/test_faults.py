@@ -58,6 +58,8 @@ class Faults:
             if (self.todo[0], self.number) == ("fork server", signal.SIGSTOP):  # nothing is missed but who dies now
                 self.victim = self.started.worker(WORKERS[0])
                 os.kill(self.victim, signal.SIGKILL)
+                (tracker,) = (pid for pid, line in processes(self.started.mark) if "resource_tracker" in line)
+                os.kill(tracker, signal.SIGSTOP)  # Python's own
         return not self.todo
 
 
@@ -89,7 +91,8 @@ def test_processes_that_die_or_stall_are_replaced_and_every_frame_is_accounted_f
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     expected = [f"warning: {reason}; it is started again" for reason in reasons]
     if number == signal.SIGSTOP:
-        expected.append("warning: the fork server was stopped; it was told to go on")
+        helpers = ("fork server", "resource tracker")
+        expected += [f"warning: the {name} was stopped; it was told to go on" for name in helpers]
     assert warnings[: len(WORKERS)] == expected[: len(WORKERS)]
     assert sorted(warnings) == sorted(expected)
     restarted = 0
