@@ -120,13 +120,14 @@ class Worker:
             count, since = int(beats.counts[self.number, which]), self._seen[which][1]
             if count != self._seen[which][0] or not fair or not count or since < self.started:
                 self._seen[which] = count, now
-            elif now - since > limit and (which == STEPS or now - since > STARVED_S or _is_stopped(self.process.pid)):
+            elif now - since > limit and (which == STEPS or now - since > STARVED_S or is_stopped(self.process.pid)):
                 self.stalled = f"the worker stalled ({what} for {limit:g} s)"
                 self.process.kill()
                 return
 
 
-def _is_stopped(pid: int | None) -> bool:
+def is_stopped(pid: int | None) -> bool:
+    """Tell whether a process is stopped, as by SIGSTOP."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
     except OSError:
@@ -144,10 +145,14 @@ def fork_server_awake() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(AWAKE_S):
-            pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-            if pid is not None and _is_stopped(pid):
-                os.kill(pid, signal.SIGCONT)
-                warn("the fork server was stopped; it was told to go on")
+            pids = {
+                "fork server": getattr(forkserver._forkserver, "_forkserver_pid", None),
+                "resource tracker": getattr(resource_tracker._resource_tracker, "_pid", None),  # would outlive us
+            }
+            for name, pid in pids.items():
+                if pid is not None and is_stopped(pid):
+                    os.kill(pid, signal.SIGCONT)
+                    warn(f"the {name} was stopped; it was told to go on")
 
     thread = threading.Thread(target=watch, name="fork server", daemon=True)
     thread.start()

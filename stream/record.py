@@ -26,6 +26,7 @@ from mcap.writer import IndexType, Writer
 
 from stream import StreamError
 from stream.frame import FrameRef, Publish
+from stream.ring import MAX_PIXELS
 from stream.sources.base import Pixels
 
 MCAP, VIDEO = ".mcap", ".mkv"
@@ -245,18 +246,20 @@ def read_records(stem: Path) -> Iterator[FrameRecord]:
 
 def _decode(path: Path) -> Iterator[Pixels]:
     try:
-        container = av.open(str(path))
+        # Nothing in a file may make FFmpeg fetch another.
+        container = av.open(f"file:{path}", format="matroska", options={"protocol_whitelist": "file"})
     except FileNotFoundError:
         return
     except (av.FFmpegError, OSError):  # killed while its header was written
         return
     with container:
         try:
+            container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             for frame in container.decode(video=0):
                 if frame.is_corrupt:
                     return
                 yield cast(Pixels, frame.to_ndarray())
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # torn, too large, or no video in it
             return
 
 

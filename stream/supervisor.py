@@ -63,13 +63,14 @@ class Supervisor:
         for stream in config.streams:
             check_source(stream.source)
         check_device(config.engine)
-        _, model = read_model(find_model(config.model))
+        models = {bits: read_model(find_model(config.model, bits))[1] for bits in (8, 16)}
+        thresholds = {bits: model.threshold for bits, model in models.items()}
         self._wiring = wire(len(config.streams), record=config.record.folder is not None)
         self.books = [
             StreamBook(stream.name, masked(stream.source), ring=ring.path)
             for stream, ring in zip(config.streams, self._wiring.rings, strict=True)
         ]
-        table = process_table(config, self._wiring, model.threshold)
+        table = process_table(config, self._wiring, thresholds)
         self._beats = Beats(len(table))
         self._workers = {spec.name: Worker(spec, number) for number, spec in enumerate(table)}
         self._captures = [self._workers[f"capture {stream.name}"] for stream in config.streams]

@@ -60,7 +60,7 @@ def wire(streams: int, record: bool = False) -> Wiring:
     )
 
 
-def process_table(config: Config, wiring: Wiring, threshold: float) -> list[WorkerSpec]:
+def process_table(config: Config, wiring: Wiring, thresholds: dict[int, float]) -> list[WorkerSpec]:
     """Return every process of a run: one a camera, one a device, one tracker, and a recorder if wanted."""
     names = tuple(stream.name for stream in config.streams)
     lossless = not any(is_live(stream.source, stream.live) for stream in config.streams)
@@ -87,7 +87,7 @@ def process_table(config: Config, wiring: Wiring, threshold: float) -> list[Work
             "track",
             track.main,
             (
-                track.TrackWorkerConfig(names, threshold, config.detect, config.track, config.publish, lossless),
+                track.TrackWorkerConfig(names, thresholds, config.detect, config.track, config.publish, lossless),
                 wiring.rings,
                 to_capture,
                 wiring.maps[0],

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from stream import StreamError
+from stream.client import subscribe
+from stream.curve import allow, make_pair, read_public
 from stream.frame import RESTART
 from stream.processes import MOST_RESTARTS
 from stream.record import find_streams, read_frames, segments
@@ -55,6 +58,8 @@ class Faults:
             if (self.todo[0], self.number) == ("fork server", signal.SIGSTOP):  # nothing is missed but who dies now
                 self.victim = self.started.worker(WORKERS[0])
                 os.kill(self.victim, signal.SIGKILL)
+                (tracker,) = (pid for pid, line in processes(self.started.mark) if "resource_tracker" in line)
+                os.kill(tracker, signal.SIGSTOP)  # Python's own
         return not self.todo
 
 
@@ -86,7 +91,8 @@ def test_processes_that_die_or_stall_are_replaced_and_every_frame_is_accounted_f
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     expected = [f"warning: {reason}; it is started again" for reason in reasons]
     if number == signal.SIGSTOP:
-        expected.append("warning: the fork server was stopped; it was told to go on")
+        helpers = ("fork server", "resource tracker")
+        expected += [f"warning: the {name} was stopped; it was told to go on" for name in helpers]
     assert warnings[: len(WORKERS)] == expected[: len(WORKERS)]
     assert sorted(warnings) == sorted(expected)
     restarted = 0
@@ -184,6 +190,47 @@ def test_a_camera_that_keeps_dying_is_given_up_and_the_other_goes_on(tmp_path: P
     first, second = json.loads((tmp_path / "r.json").read_text())["streams"]
     assert first["fault"] == reason
     assert (second["fault"], second["frames"], second["restarts"]) == (None, frames, {})
+
+
+def test_a_tracker_that_keeps_dying_ends_the_run_and_until_then_only_known_clients_listen(tmp_path: Path) -> None:
+    """One that takes another's place asks for the same keys: alice listens again, nobody else does."""
+    for name in ("pipeline", "alice", "mallory"):
+        make_pair(tmp_path, name)
+    allow(tmp_path / "clients", "alice", read_public(str(tmp_path / "alice.key")))
+    publish = {"key": str(tmp_path / "pipeline.key_secret"), "clients": str(tmp_path / "clients")}
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps({"streams": [{"name": "scene", "source": LIVE[1]}], "publish": publish}))
+    started = Run("--config", config)
+
+    def listen(name: str | None) -> int:
+        """Return when the first message that a client gets was published."""
+        keys = {"server_key": str(tmp_path / "pipeline.key"), "key": tmp_path / f"{name}.key_secret"} if name else {}
+        with subscribe(started.endpoint, timeout=60, **keys) as messages:
+            return next(messages).published_ns
+
+    killed: set[int] = set()
+
+    def end_tracker() -> None:
+        for pid, command in processes(started.mark):
+            if command == "irstream track" and pid not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    listen("alice")
+    end_tracker()
+    ended_ns = time.monotonic_ns()
+    assert listen("alice") > ended_ns
+    with pytest.raises(StreamError, match="does not let this client in"):
+        listen("mallory")
+    with pytest.raises(StreamError, match="asks for keys"):
+        listen(None)
+    while started.process.poll() is None:
+        end_tracker()
+    outcome = started.end()
+    assert (outcome.code, outcome.left) == (1, [])
+    *warnings, last = outcome.err.splitlines()
+    assert warnings == ["warning: track: the worker died (signal 9); it is started again"] * MOST_RESTARTS
+    assert last == "error: track: the worker died (signal 9); 5 restarts within 60 s are the most"
 
 
 SET_CLOCK = """

@@ -18,6 +18,7 @@ from stream.workers import work
 
 START_S = 20.0
 LOWER_PRIORITY = 10  # whoever looks on comes after the pipeline
+LOOK_S = 0.5  # how often we look whether it is stopped
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # before a server that died is started again; doubled each time
 
 Arguments = tuple[str, ClientKeys | None, list[Listener], list[Listener]]
@@ -66,7 +67,7 @@ def serving(config: Config, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _keep(over: Connection, ready: threading.Event, arguments: Arguments) -> None:
-    """Run the server; start it again if it dies, until the run is over."""
+    """Run the server; start it again if it dies or is stopped, until the run is over."""
     from stream.processes import deaf_to_stops  # the pipeline's, which the server's own process need not load
 
     with deaf_to_stops():
@@ -74,6 +75,8 @@ def _keep(over: Connection, ready: threading.Event, arguments: Arguments) -> Non
 
 
 def _keep_serving(over: Connection, ready: threading.Event, arguments: Arguments) -> None:
+    from stream.processes import is_stopped
+
     pause = PAUSE_S
     while True:
         reports, sender = _context.Pipe(duplex=False)
@@ -82,7 +85,9 @@ def _keep_serving(over: Connection, ready: threading.Event, arguments: Arguments
         sender.close()
         wait([process.sentinel, over, reports])
         ready.set()
-        ended = wait([process.sentinel, over])
+        stopped = 0
+        while not (ended := wait([process.sentinel, over], LOOK_S)) and stopped < 2:
+            stopped = stopped + 1 if is_stopped(process.pid) else 0
         process.kill()
         process.join()
         reports.close()

@@ -62,7 +62,7 @@ class TrackWorkerConfig:
 
     Attributes:
         streams: their names.
-        threshold: the model's own, a probability.
+        thresholds: the model's own for 8 and for 16 bit, probabilities, by bits.
         detect: how target maps become detections.
         track: how detections become tracks.
         publish: where the tracks go.
@@ -71,7 +71,7 @@ class TrackWorkerConfig:
     """
 
     streams: tuple[str, ...]
-    threshold: float
+    thresholds: dict[int, float]
     detect: DetectConfig
     track: TrackConfig
     publish: PublishConfig
@@ -125,7 +125,7 @@ class _TrackWorker:
         ring = self.rings[frame.stream]
         targets = ring.targets(frame.slot, frame.height, frame.width)
         pixels = ring.frame(frame.slot, frame.height, frame.width, frame.bits)
-        detections = detect(targets, pixels, self.config.detect, self.config.threshold)
+        detections = detect(targets, pixels, self.config.detect, self.config.thresholds[frame.bits])
         if stream.alarms:
             detections = stream.alarms.keep(detections)
         frame.times["detect"] = time.monotonic_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -325,6 +326,27 @@ def test_the_streams_of_a_recording_are_found(tmp_path: Path) -> None:
     second.end()
     with pytest.raises(RecordingError, match=f"2 recordings in it; name one of them: .*{second.run.name}"):
         find_streams(tmp_path)
+
+
+def test_a_hostile_video_in_a_recording_fetches_nothing_and_claims_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A playlist in place of the video, and frames of more pixels than a frame may have: no frame is read."""
+    writer = SegmentWriter(tmp_path / "000001", "a", 0)
+    for seq in range(3):
+        writer.add(frame_record(seq), pixels_of(seq, 8), [])
+    writer.close()
+    assert len(list(read_frames(tmp_path / "000001"))) == 3
+    monkeypatch.setattr("stream.record.MAX_PIXELS", WIDTH * HEIGHT - 1)
+    assert list(read_frames(tmp_path / "000001")) == []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n"
+        (tmp_path / "000001.mkv").write_text(playlist)
+        assert list(read_frames(tmp_path / "000001")) == []
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def config(*streams: StreamConfig, **changes: object) -> Config:
 
 def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tracks() -> None:
     streams = (StreamConfig(name="a", source="scene:"), StreamConfig(name="b", source="scene:?seed=2"))
-    table = process_table(config(*streams), wire(2), threshold=0.5)
+    table = process_table(config(*streams), wire(2), thresholds={8: 0.5, 16: 0.6})
     assert [spec.name for spec in table] == ["track", "infer", "capture a", "capture b"]
 
 
@@ -36,7 +37,7 @@ def test_the_table_has_a_process_a_camera_one_for_the_engine_and_one_for_the_tra
     ],
 )
 def test_subscribers_may_slow_down_only_runs_that_wait(stream: StreamConfig, lossless: bool) -> None:
-    track, *_ = process_table(config(stream), wire(1), threshold=0.5)
+    track, *_ = process_table(config(stream), wire(1), thresholds={8: 0.5, 16: 0.6})
     assert track.arguments[0].lossless is lossless
 
 
@@ -53,3 +54,14 @@ def test_a_model_that_is_not_there_is_refused_before_anything_starts() -> None:
 def test_an_engine_that_is_none_is_refused_before_anything_starts() -> None:
     with pytest.raises(EngineError, match="steam: no such engine; there are auto, openvino"):
         Supervisor(config(StreamConfig(name="a", source="scene:"), engine="steam"), lambda _: None)
+
+
+def test_a_model_for_16_bit_brings_its_own_threshold(tiny_model: Callable[..., Path]) -> None:
+    """Where there is none beside it, both are that of the file that was named."""
+    one = tiny_model(threshold=0.6)
+    sky = StreamConfig(name="a", source="scene:")
+    alone = Supervisor(config(sky, model=str(one)), lambda _: None)
+    tiny_model("tiny_16bit.onnx", bits=16, threshold=0.8)
+    both = Supervisor(config(sky, model=str(one)), lambda _: None)
+    found = [each._workers["track"].spec.arguments[0].thresholds for each in (alone, both)]
+    assert found == [{8: 0.6, 16: 0.6}, {8: 0.6, 16: 0.8}]

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from stream.sources.scene import SceneConfig, SceneSource
 from stream.window import FULL_8_BIT, SMALLEST_SPAN, WindowFollower
 from stream.workers import capture
 from stream.workers.infer import _pixels
+from tests.deep import FILLS, deepened, write_video
 
 SECOND = 1_000_000_000
 
@@ -72,7 +72,6 @@ def test_time_that_stands_still_changes_nothing() -> None:
 
 
 MODEL = "rpcanet_plus_k1"
-FILLS = [(0, 257), (9_000, 12), (0x2300, 1)]  # all of the range, a part of it, and no more than one high byte's values
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +94,6 @@ def found(targets: np.ndarray, pixels: np.ndarray, truth: Sequence[TruePoint]) -
 def scene_frames(seed: int) -> list[SourceFrame]:
     source = SceneSource(SceneConfig(seed=seed, live=False, frames=40))
     return [source.read(1.0) for _ in range(40)][::8]
-
-
-def deepened(pixels: np.ndarray, fill: tuple[int, int]) -> np.ndarray:
-    return (fill[0] + fill[1] * pixels.astype(np.int64)).astype(np.uint16)
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -128,18 +123,6 @@ def test_a_scene_in_16_bits_shows_the_targets_that_it_shows_in_8(
     assert both >= 0.9 * shown
 
 
-def write_video(folder: Path, frames: Sequence[np.ndarray]) -> Path:
-    with av.open(str(folder / "a.mkv"), "w") as out:
-        video = out.add_stream("ffv1", rate=25)
-        video.height, video.width, video.pix_fmt = *frames[0].shape, "gray16le"
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="gray16le")
-            frame.pts = number
-            out.mux(video.encode(frame))
-        out.mux(video.encode(None))
-    return folder / "a.mkv"
-
-
 def write_images(folder: Path, frames: Sequence[np.ndarray], suffix: str) -> Path:
     for number, pixels in enumerate(frames):
         assert cv2.imwrite(str(folder / f"{number}.{suffix}"), pixels)
@@ -152,7 +135,7 @@ def test_no_step_from_the_file_to_the_engine_takes_a_bit_away(
 ) -> None:
     """The targets are in the low bytes alone: whoever drops those, or hands on the high ones, loses them all."""
     given = [deepened(frame.pixels, FILLS[2]) for frame in scene_frames(1)]
-    source = write_video(tmp_path, given) if kind == "mkv" else write_images(tmp_path, given, kind)
+    source = write_video(tmp_path / "a.mkv", given) if kind == "mkv" else write_images(tmp_path, given, kind)
     ring = FrameRing(len(given) + 1)  # one free, or the worker does not look for the end
     frames, to_frames = multiprocessing.Pipe(duplex=False)
     returns, to_returns = multiprocessing.Pipe(duplex=False)

@@ -93,7 +93,7 @@ def test_pictures_and_tracks_are_of_the_same_frame_and_targets_are_in_them(unuse
         assert np.median(each) > 5  # grey levels
 
 
-def test_a_view_that_dies_is_started_again_and_the_run_goes_on(tmp_path: Path, unused_port: int) -> None:
+def test_a_view_that_dies_or_is_stopped_is_started_again_and_the_run_goes_on(tmp_path: Path, unused_port: int) -> None:
     """Here of a pipeline that asks its clients for keys, too: it lets its own view in."""
     _, secret = make_pair(tmp_path / "keys", "pipeline")
     (tmp_path / "clients").mkdir()
@@ -105,10 +105,11 @@ def test_a_view_that_dies_is_started_again_and_the_run_goes_on(tmp_path: Path, u
     running = Run("--config", config, "--metrics", f"127.0.0.1:{unused_port}")
     wait_until(lambda: answers(unused_port, "/readyz"), LIMIT_S, "the metrics to be ready")
     assert not answers(unused_port, "/")  # metrics alone
-    first = running.worker("web")
-    os.kill(first, signal.SIGKILL)
-    wait_until(lambda: running.worker("web") != first, LIMIT_S, "another web process")
-    wait_until(lambda: answers(unused_port, "/metrics"), LIMIT_S, "the metrics to be back")
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        first = running.worker("web")
+        os.kill(first, number)
+        wait_until(lambda first=first: running.worker("web") != first, LIMIT_S, "another web process")
+        wait_until(lambda: answers(unused_port, "/metrics"), LIMIT_S, "the metrics to be back")
     running.process.send_signal(signal.SIGTERM)
     outcome = running.end()
     assert (outcome.code, outcome.left) == (0, [])
