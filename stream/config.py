@@ -195,7 +195,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None, options: di
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         given = [name for name in (options or {}) if name in (overrides or {}) and f"{name}.".startswith(f"{key}.")]
-        where = (options or {})[given[0]] if given else f"{path}: {key}"
+        where = (options or {})[given[0]] if given else f"{path}: {_printable(key)}"
         raise ConfigError(f"{where}: {_printable(_explain(error))}") from None
 
 
