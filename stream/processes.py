@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -140,6 +141,21 @@ def deaf_to_stops() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def load_fork_server() -> threading.Thread:
+    """Start the fork server; return a thread that ends when it has imported what workers need."""
+    with _fork_server():  # not in that thread: it dies with the thread that started it
+        pass
+    loading = threading.Thread(target=_start_nothing, daemon=True)
+    loading.start()
+    return loading
+
+
+def _start_nothing() -> None:
+    process = _context.Process(target=os.getpid, daemon=True)
+    process.start()
+    process.join()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from stream.frame import (
     try_send,
 )
 from stream.messages import encode
-from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker
+from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, load_fork_server
 from stream.sources import check_source, masked
 from stream.system import for_again, process_table, wire
 
@@ -95,9 +95,12 @@ class Supervisor:
         handlers = {number: signal.signal(number, self._on_signal) for number in STOPS}
         finished = False
         try:
-            for worker in self._workers.values():
+            loading = load_fork_server()
+            while loading.is_alive() and not self._signals:  # seconds, in which Ctrl-C is to be answered
+                loading.join(TICK_S)
+            for worker in self._workers.values() if not self._signals else []:
                 worker.start(self._beats, worker.spec)
-            finished = self._watch()
+            finished = not self._signals and self._watch()
         finally:
             self._end(STOP_S if finished else 0)
             for number, handler in handlers.items():
