@@ -7,6 +7,7 @@ this GPU copies and multiplies at best.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -176,4 +177,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a call into a backend may take many seconds; nothing is lost
     run_command(main)

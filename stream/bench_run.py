@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from engine.asides import tell
 from engine.contract import EngineError
 from engine.one_line import check_output, one_line_errors
 from stream import StreamError
@@ -97,10 +98,13 @@ def run_load(load: Load) -> tuple[list[StreamBook], Heard, Usage]:
     """
     endpoint = free_endpoint()
     config, usage = load.config(endpoint), Usage()
-    sampled = 0.0
+    sampled, told = 0.0, False
 
     def sample(books: Sequence[StreamBook]) -> None:
-        nonlocal sampled
+        nonlocal sampled, told
+        if supervisor.interrupted and not told:
+            told = True
+            tell("ending; nothing is measured. Ctrl-C again ends it at once")
         if sampled == 0 and any(book.hello for book in books):
             sampled = time.monotonic()  # not the first moment, which is the start's
         flowing = all(book.published for book in books) and not any(book.ended for book in books)

@@ -28,6 +28,16 @@ from stream.web.process import serving
 DEFAULT = Path(__file__).parent.parent / "configs" / "demo.yaml"
 SAY_EVERY_S = 5.0
 BAD_INPUT, BROKEN = 2, 1
+OPTIONS = {  # by the keys that they replace
+    "model": "--model",
+    "engine": "--engine",
+    "duration": "--duration",
+    "publish.endpoint": "--publish",
+    "publish.wait_for": "--wait-for",
+    "record.folder": "--record",
+    "view": "--view",
+    "metrics": "--metrics",
+}
 Show = Callable[[Sequence[StreamBook]], None]
 
 
@@ -107,7 +117,7 @@ def run(
     if source and duration is None:
         overrides["duration"] = None  # the file's was meant for its own streams
     try:
-        checked = load_config(config, overrides)
+        checked = load_config(config, overrides, OPTIONS)
         check_output("--report", report_to)
         if live is not None and not source:
             raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")

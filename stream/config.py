@@ -17,6 +17,11 @@ from stream.sources import masked
 from stream.track import TrackConfig
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
+NAME, ENDPOINT = r"^[A-Za-z0-9_.-]{1,64}$", r"^(tcp|ipc)://.+"
+IN_WORDS = {
+    NAME: "1 to 64 letters, digits, '_', '-' and '.' are expected",
+    ENDPOINT: "tcp://HOST:PORT is expected, or ipc://PATH",
+}
 MAX_BYTES = 256 * 1024
 MAX_STREAMS = 64
 
@@ -41,7 +46,7 @@ class StreamConfig(_Strict):
             frames, and for 16-bit ones the range that they fill, followed over time.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     source: Annotated[str, Field(min_length=1)]
     live: bool | None = None
     window: tuple[float, float] | None = None
@@ -77,7 +82,7 @@ class PublishConfig(_Strict):
         insecure: let anyone listen, though other machines can reach the endpoint.
     """
 
-    endpoint: Annotated[str, Field(pattern=r"^(tcp|ipc)://.+")] = DEFAULT_ENDPOINT
+    endpoint: Annotated[str, Field(pattern=ENDPOINT)] = DEFAULT_ENDPOINT
     wait_for: Annotated[int, Field(ge=0)] = 0
     key: Path | None = None
     clients: Path | None = None
@@ -168,15 +173,16 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem="its merge keys make too much of it", problem_mark=node.start_mark)
 
 
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+def load_config(path: Path, overrides: dict[str, Any] | None = None, options: dict[str, str] | None = None) -> Config:
     """Read and check a configuration.
 
     Args:
         path: a YAML file.
         overrides: keys that replace the file's, by dotted name.
+        options: what the user calls an override, by dotted name.
 
     Raises:
-        ConfigError: naming the file, the key and what would be right.
+        ConfigError: naming the file and the key, or the option, and what would be right.
     """
     try:
         with path.open("rb") as file:
@@ -199,7 +205,10 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_printable(_explain(error))}") from None
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        given = [name for name in (options or {}) if name in (overrides or {}) and f"{name}.".startswith(f"{key}.")]
+        where = (options or {})[given[0]] if given else f"{path}: {_printable(key)}"
+        raise ConfigError(f"{where}: {_printable(_explain(error))}") from None
 
 
 def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
@@ -237,18 +246,19 @@ def _printable(text: str) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    """Say the first thing that is wrong: the key as it stands in the file, and what would be right."""
+    """Say the first thing that is wrong, and what would be right."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        return f"{key}: no such key; {hint}"
+        return f"no such key; {hint}"
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        reason = IN_WORDS[first["ctx"]["pattern"]]
     whole = first["type"] == "missing" or isinstance(first["input"], dict)  # its keys say no more
     got = "" if whole else f" (it is {masked(reprlib.repr(first['input']))})"
-    return f"{key}: {reason[0].lower()}{reason[1:]}{got}"
+    return f"{reason[0].lower()}{reason[1:]}{got}"
 
 
 def _keys_at(loc: tuple[int | str, ...]) -> list[str]:

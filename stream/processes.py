@@ -192,6 +192,21 @@ def _start(process: BaseProcess) -> None:
             return
 
 
+def load_fork_server() -> threading.Thread:
+    """Start the fork server; return a thread that ends when it has imported what workers need."""
+    with _fork_server():  # not in that thread: it dies with the thread that started it
+        pass
+    loading = threading.Thread(target=_start_nothing, daemon=True)
+    loading.start()
+    return loading
+
+
+def _start_nothing() -> None:
+    process = _context.Process(target=os.getpid, daemon=True)
+    process.start()
+    process.join()
+
+
 @contextmanager
 def _fork_server() -> Iterator[None]:
     """See that the fork server runs, and that it and its children find this package and die with this process."""

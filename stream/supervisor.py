@@ -33,7 +33,15 @@ from stream.frame import (
     try_send,
 )
 from stream.messages import encode
-from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake
+from stream.processes import (
+    LATE_S,
+    MOST_RESTARTS,
+    SPAN_S,
+    STOPS,
+    Worker,
+    fork_server_awake,
+    load_fork_server,
+)
 from stream.sources import check_source, masked
 from stream.system import for_again, process_table, wire
 
@@ -97,9 +105,12 @@ class Supervisor:
         finished = False
         with fork_server_awake():
             try:
-                for worker in self._workers.values():
+                loading = load_fork_server()
+                while loading.is_alive() and not self._signals:  # seconds, in which Ctrl-C is to be answered
+                    loading.join(TICK_S)
+                for worker in self._workers.values() if not self._signals else []:
                     worker.start(self._beats, worker.spec)
-                finished = self._watch()
+                finished = not self._signals and self._watch()
             finally:
                 self._end(STOP_S if finished else 0)
                 for number, handler in handlers.items():

@@ -72,6 +72,13 @@ def test_colours_are_for_terminals() -> None:
         ("run_pipeline.py", ["--zzz"], "--zzz: no such option; --help lists them"),
         ("run_pipeline.py", ["flight.mp4"], "flight.mp4: no option; did you mean --source flight.mp4?"),
         ("run_pipeline.py", ["--duration", "soon"], "--duration: input should be a valid number"),
+        ("run_pipeline.py", ["--duration", "-3"], "error: --duration: input should be greater than 0 (it is -3.0)"),
+        (
+            "run_pipeline.py",
+            ["--publish", "here"],
+            "error: --publish: tcp://HOST:PORT is expected, or ipc://PATH (it is 'here')",
+        ),
+        ("run_pipeline.py", ["--publish", "tcp://0.0.0.0:1"], "error: --publish: tcp://0.0.0.0:1 can be reached from"),
         ("run_pipeline.py", ["--source"], "option '--source' requires an argument"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "did you mean --server-key or --key?"),
         ("stream.subscribe", [], "ENDPOINT: this argument is needed"),

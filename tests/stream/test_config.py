@@ -53,7 +53,7 @@ def test_overrides_replace_keys_and_make_the_maps_they_need(tmp_path: Path) -> N
         (GOOD + "batch: {largest: 0}", r"batch.largest: .*greater than or equal to 1 \(it is 0\)"),
         (GOOD + "duration: -1", r"duration: .*greater than 0 \(it is -1\)"),
         (GOOD + "publish: {endpoint: 5560}", r"publish.endpoint: .*string"),
-        (GOOD.replace("sky", "a b"), r"streams.0.name: .*pattern"),
+        (GOOD.replace("sky", "a b"), r"streams.0.name: 1 to 64 letters"),
         (GOOD + "  - {name: sky, source: x}", "streams: two streams are named 'sky'"),
         (GOOD.replace("seed=1\"", "seed=1\", window: [5, 5]"), "streams.0.window: the first value must be below"),
         ("streams: []", "streams: "),
