@@ -47,3 +47,40 @@ def test_a_blank_frame_and_another_size_begin_anew():
     assert motion.update(np.zeros((256, 320), np.uint8)) == (0, 0)
     assert motion.update(view(size=(200, 160))) == (0, 0)
     assert motion.update(view(3, 0, size=(200, 160))) == pytest.approx((3, 0), abs=0.35)
+
+
+def test_a_scene_that_stands_still_does_not_drift():
+    """Ten seconds under sensor noise: the steps add up to nothing, so that what stands in the scene stands."""
+    rng, motion, scene = np.random.default_rng(1), SceneMotion(), view().astype(np.float32)
+    noisy = (np.clip(scene + rng.normal(0, 2, scene.shape), 0, 255).astype(np.uint8) for _ in range(300))
+    steps = np.array([motion.update(frame) for frame in noisy])
+    assert np.abs(steps.cumsum(0)).max() < 0.2
+
+
+def test_a_pan_adds_up_over_key_frames():
+    """Until nothing of the first frame is in sight any more, and back."""
+    motion = SceneMotion()
+    shifts = [*np.arange(0, 78, 3.0), *np.arange(78, -78, -3.0)]
+    steps = np.array([motion.update(view(dx)) for dx in shifts])
+    assert np.abs(steps[:, 0].cumsum() - shifts).max() < 0.7
+    assert np.abs(steps[:, 1].cumsum()).max() < 0.7
+
+
+def test_targets_in_an_empty_sky_are_no_scene():
+    """Three of them fly one way: without a scene to be seen, nothing says that the camera turned the other way."""
+    motion, steps = SceneMotion(), []
+    for k in range(20):
+        frame = np.full((256, 320), 90, np.uint8)
+        for x, y in ((60, 60), (150, 120), (200, 200)):
+            frame[y - 1 : y + 2, x + 2 * k - 1 : x + 2 * k + 2] = 220
+        steps.append(motion.update(frame))
+    assert set(steps) == {(0.0, 0.0)}
+
+
+def test_a_target_does_not_move_the_scene():
+    motion, scene, steps = SceneMotion(), view(), []
+    for k in range(20):
+        frame = scene.copy()
+        frame[100:104, 40 + 4 * k : 44 + 4 * k] = 255
+        steps.append(motion.update(frame))
+    assert np.abs(np.cumsum(steps, axis=0)).max() < 0.2
