@@ -8,13 +8,14 @@ import sys
 def main() -> None:
     """Parse the command line and run."""
     try:
-        import typer
-
+        from engine.asides import speak_json
+        from engine.one_line import run_command
         from stream.command import run, with_addresses
 
+        if "--log-json" in sys.argv:
+            speak_json("run_pipeline")  # what is wrong with the command line, too
         sys.argv[1:] = with_addresses(sys.argv[1:])
-
-        typer.run(run)
+        run_command(run)
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"error: {error.name} is not installed here; after make setup: .venv/bin/python run_pipeline.py"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.asides import warn
 from engine.contract import EngineError, ModelInfo, NoGpuError, find_model, read_model
 
 Frames = NDArray[np.uint8]
@@ -110,7 +110,7 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
         except EngineError as error:
             if device != "auto":
                 raise
-            print(f"warning: {one_line(error)}; {name} is not used", file=sys.stderr)
+            warn(f"{one_line(error)}; {name} is not used")
     if device == "onnxruntime":
         from engine.onnxruntime_engine import OnnxRuntimeEngine
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from engine.base import ENGINES, FULL_RANGE, Engine, Frames, load_engine
 from engine.contract import EngineError, find_model, read_model
 from engine.limits import Gemm, Reference, work_of
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 
 TURN_S = 0.2  # an engine's turn, before the next one has it
 LEAST_RUNS = 5
@@ -228,4 +228,4 @@ def parse_batch(text: str, most: int = MAX_BATCH) -> int:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

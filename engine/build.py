@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from engine.contract import FRAMES, WINDOW, EngineError, ModelError, ModelInfo, find_model, read_model
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 from engine.precision import PRECISIONS, Precision, to_half
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -335,4 +335,4 @@ def _range(option: str, text: str, parts: list[str] | list[int]) -> Range:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -20,12 +20,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine.asides import warn
 from engine.base import FULL_RANGE, load_engine
 from engine.bench import Speed, parse_batch, parse_size
 from engine.contract import EngineError, ModelInfo, find_model, read_model
 from engine.cuda import find_gpu
 from engine.cuda_plan import work_of_plan
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 
 LEAST_RUNS = 10
 MAX_BATCH = 999
@@ -127,7 +128,7 @@ def time_reference(
     if not lines:
         raise EngineError(f"--reference: PyTorch does not run on the GPU ({said}); pip install 'irstream[train]'")
     if failed:
-        print(f"warning: --reference: PyTorch ended early ({said})", file=sys.stderr)
+        warn(f"--reference: PyTorch ended early ({said})")
     return [GpuTiming(model=model, **line) for line in lines[1:]], lines[0]["limits"]
 
 
@@ -175,4 +176,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -19,11 +19,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from engine.asides import fail
 from engine.base import FULL_RANGE, Engine, Frames, load_engine
 from engine.bench import bench
 from engine.contract import EngineError, find_model, read_model
 from engine.cuda import find_gpu
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 
 SIZES = [(256, 256), (640, 512), (1280, 1024)]
 BATCHES = [1, 4, 8, 16]
@@ -119,9 +120,9 @@ def main(
     if json_path == "-":
         print(text)
     if not all(case["fine"] for case in cases):
-        print(f"error: more than {LIMITS[name]} grey levels from ONNX Runtime; see 'parity'", file=sys.stderr)
+        fail(f"more than {LIMITS[name]} grey levels from ONNX Runtime; see 'parity'")
         raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from engine.asides import fail
+
+if TYPE_CHECKING:
+    import typer
 
 
 class OutputError(RuntimeError):
@@ -32,8 +37,46 @@ def one_line_errors(*known: type[Exception], code: int = 2) -> Iterator[None]:
         said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
         return
-    print(f"error: {said}", file=sys.stderr)
+    fail(said)
     raise SystemExit(code)
+
+
+def run_command(command: Callable[..., object] | typer.Typer) -> NoReturn:
+    """Run a command as ``typer.run`` does, but say in one line what is wrong with its command line, and exit with 2."""
+    import typer
+
+    app = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
+    if app is not command:
+        app.command()(command)
+    usage_error: Any = typer.BadParameter.__bases__[0]  # which typer does not name
+    try:
+        code = app(standalone_mode=False)
+    except usage_error as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # its message is the help
+        else:
+            fail(_usage(error))
+        code = 2
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:  # noqa: ANN401 (its class has no public name)
+    """Return what is wrong with a command line, in the words of our other errors."""
+    if hasattr(error, "possibilities"):
+        near = " or ".join(error.possibilities or ())
+        return f"{error.option_name}: no such option; {f'did you mean {near}?' if near else '--help lists them'}"
+    said = " ".join(error.message.split()).rstrip(".").removeprefix("Value error, ")
+    said = said[:1].lower() + said[1:].replace(". Did you", "; did you")
+    param = getattr(error, "param", None)
+    if param is None:
+        extra = said.partition("extra argument(s) (")[2].rstrip(")")
+        takes_sources = extra and any("--source" in param.opts for param in error.ctx.command.params)
+        hint = f"did you mean --source {extra}?" if takes_sources else "--help lists what it takes"
+        return f"{extra}: no option; {hint}" if extra else said
+    name = param.opts[-1] if param.param_type_name == "option" else param.metavar or param.name.upper()
+    if type(error).__name__ == "MissingParameter":
+        said = f"this {param.param_type_name} is needed{f'; {said}' if said else ''}"
+    return f"{name}: {said}"
 
 
 def check_output(option: str, path: str | Path | None, suffix: str = "") -> None:

@@ -16,13 +16,13 @@ import hashlib
 import json
 import os
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine.asides import tell, warn
 from engine.build import Built, Progressed, Recipe, build_plan
 from engine.contract import EngineError, ModelInfo
 
@@ -135,7 +135,7 @@ def keep(folder: Path, key: Key, plan: bytes) -> None:
         _write(path, plan)
         _write(path.with_suffix(".json"), json.dumps(manifest, indent=2).encode())
     except OSError as error:
-        print(f"warning: {path}: {error.strerror}; the plan is not kept and will be built again", file=sys.stderr)
+        warn(f"{path}: {error.strerror}; the plan is not kept and will be built again")
 
 
 def load_or_build(folder: Path | None, key: Key, build: Callable[[], bytes], use: Callable[[bytes], Used]) -> Used:
@@ -199,7 +199,7 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("waiting for another process that builds the same plan ...", file=sys.stderr)
+            tell("waiting for another process that builds the same plan ...")
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
@@ -238,4 +238,4 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _warn(path: Path, fault: str) -> None:
-    print(f"warning: {path}: {fault}; it is not used and is built anew", file=sys.stderr)
+    warn(f"{path}: {fault}; it is not used and is built anew")

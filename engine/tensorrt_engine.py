@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from engine.asides import tell, warn
 from engine.base import one_line
 from engine.build import Bar, Recipe, build_plan, find_library, log_of, onnx_for
 from engine.contract import FRAMES, TARGETS, WINDOW, EngineError, ModelInfo
@@ -80,13 +81,13 @@ class TensorRtEngine(LaneEngine):
         try:
             folder = cache_folder()
         except EngineError as error:
-            print(f"warning: {error}; plans are not kept", file=sys.stderr)
+            warn(f"{error}; plans are not kept")
             folder = None
         key: Key = key_of(content, recipe, self._trt)
 
         def build() -> bytes:
             where = f"{self._trt.__name__} {key.version}, {key.gpu}, {recipe.precision}"
-            print(f"building a plan of {self.info.name} ({where}); this may take minutes, once ...", file=sys.stderr)
+            tell(f"building a plan of {self.info.name} ({where}); this may take minutes, once ...")
             with Bar() if sys.stderr.isatty() else contextlib.nullcontext() as bar:
                 show = bar.show if bar else None
                 if folder is None:

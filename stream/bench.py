@@ -5,11 +5,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Parse the command line and run."""
-    import typer
-
+    from engine.one_line import run_command
     from stream.bench_run import bench
 
-    typer.run(bench)
+    run_command(bench)
 
 
 if __name__ == "__main__":  # workers import this file too; it must cost them nothing

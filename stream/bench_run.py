@@ -34,6 +34,7 @@ from stream.books import StreamBook
 from stream.config import Config, PublishConfig, StreamConfig
 from stream.processes import deaf_to_stops
 from stream.publish import free_endpoint
+from stream.report import what_ran
 from stream.supervisor import PipelineError, Supervisor
 from stream.usage import Usage
 from stream.web.process import serving
@@ -135,10 +136,11 @@ def summary(load: Load, books: Sequence[StreamBook], heard: Heard, usage: Usage)
     """Return the figures as JSON holds them; its keys are stable."""
     ends, stages = heard.rows[:, -1], heard.stages_ns()
     received = Counter(heard.rows[:, 0].tolist())
+    ran = ", ".join(dict.fromkeys(engine for _, engine in what_ran(books)))
     reasons: Counter[str] = sum((book.dropped for book in books), Counter())
     return {
         "schema": "irstream.bench/1",
-        "engine": load.engine,
+        "engine": ran if load.engine == "auto" else load.engine,
         "model": load.model,
         "size": f"{load.width}x{load.height}",
         "bits": load.bits,

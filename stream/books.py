@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from stream.frame import RESTART, Hello, Passed, Recorded, TrackSummary
+from stream.frame import RESTART, Hello, Loaded, Passed, Recorded, TrackSummary
 from stream.history import History
 from stream.latency import Latency
 from stream.messages import StatusMessage
@@ -39,6 +38,7 @@ class StreamBook:
         history: rates, drops and latencies over time.
         summaries: its longest tracks, once it has ended.
         ring: where its frames are, for who looks on.
+        loaded: what infer has loaded, for all streams.
         restarts: how often a worker that it needs was replaced, by the worker and the reason.
     """
 
@@ -60,6 +60,7 @@ class StreamBook:
     ring: str = ""
     history: History = field(default_factory=History)
     summaries: list[TrackSummary] = field(default_factory=list)
+    loaded: list[Loaded] = field(default_factory=list)
     restarts: Counter[str] = field(default_factory=Counter)
     _confirmed_before: int = 0  # by trackers that died
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
@@ -100,6 +101,11 @@ class StreamBook:
             self.not_recorded[RESTART] += missing
 
     @property
+    def ran(self) -> Loaded | None:
+        """What its frames went through; None if nothing was loaded for them."""
+        return next((each for each in self.loaded if self.hello and each.bits == self.hello.bits), None)
+
+    @property
     def frames(self) -> int:
         """Frames that the source gave: every one of them was published or dropped."""
         return self.published + self.dropped.total()
@@ -122,9 +128,9 @@ class StreamBook:
 
     def status(self) -> StatusMessage:
         """Return the status of the last second, for the subscribers, and begin the next."""
-        latencies = np.array(self._second or [0]) / 1e6
+        ordered = sorted(self._second) or [0]
         self._second = []
-        p50, p99 = np.percentile(latencies, (50, 99))
+        p50, p99, largest = (ordered[math.ceil(share * len(ordered)) - 1] / 1e6 for share in (0.5, 0.99, 1))
         fps = self.fps()
         return StatusMessage(
             stream=self.name,
@@ -132,7 +138,7 @@ class StreamBook:
             frames=self.published,
             fps=round(fps, 3),
             dropped=dict(self.dropped),
-            latency_ms={"p50": float(p50), "p99": float(p99), "max": float(latencies.max())},
+            latency_ms={"p50": p50, "p99": p99, "max": largest},
             tracks=self.tracks,
             ring=self.ring,
             restarts=dict(self.restarts),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 import typer
 from pydantic import BaseModel
 
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from stream.config import Config
 
 INTRODUCTION = """# Configuration
@@ -113,4 +113,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from engine.contract import EngineError
-from engine.one_line import check_output, check_output_folder, one_line_errors
+from engine.one_line import check_output, check_output_folder, one_line_errors, run_command
 from stream import StreamError
 from stream.draw_clip import draw_precision_recall, draw_video
 from stream.labels import Clip, read_clips
@@ -270,4 +270,4 @@ def _seeds(text: str) -> range:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

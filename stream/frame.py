@@ -115,8 +115,19 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
     """Read no more; end the stream."""
 
 
+class Loaded(msgspec.Struct, array_like=True):
+    """A model that was loaded for frames of a depth, by the name and the weights that it has itself, and its engine."""
+
+    bits: int
+    engine: str
+    model: str
+    weights_sha256: str
+
+
 class Ready(msgspec.Struct, tag="ready", array_like=True):
-    """A worker is ready."""
+    """A worker is ready; infer says with what."""
+
+    loaded: list[Loaded] = []
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True):

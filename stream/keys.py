@@ -10,9 +10,11 @@ from typing import Annotated
 try:
     import typer
 except ModuleNotFoundError:  # the client alone goes without
-    print("error: this command needs typer: pip install 'irstream-client[cli]'", file=sys.stderr)
+    print("error: this command needs typer: pip install './client[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
 
+from engine.asides import fail
+from engine.one_line import run_command
 from stream import StreamError
 from stream.curve import allow, allowed, make_pair, read_public, remove
 
@@ -84,9 +86,9 @@ def _say(act: Callable[[], None]) -> None:
     try:
         act()
     except StreamError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fail(str(error))
         raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from rich.console import Console
 
+from engine.asides import fail, speak_json
 from stream.books import StreamBook
 from stream.config import Config
 from stream.report import latency_table, report, say_how_it_goes, streams_table
@@ -27,8 +27,9 @@ class Log:
     def __init__(self, console: Console, as_json: bool) -> None:
         self.console = console
         self.as_json = as_json
-        self._error = _json_lines(sys.stderr)
         self._json = _json_lines(console.file)
+        if as_json:
+            speak_json("run_pipeline")
 
     def say(self, event: str, text: str, **figures: object) -> None:
         """Say one thing, as a sentence or as an event with its figures."""
@@ -63,11 +64,7 @@ class Log:
 
     def fail(self, reason: str) -> None:
         """Say on standard error, in one line, what was wrong."""
-        line = " ".join(reason.split())
-        if self.as_json:
-            self._error.error("failed", reason=line)
-        else:
-            print(f"error: {line}", file=sys.stderr)
+        fail(reason)
 
 
 def _json_lines(file: Any) -> Any:  # noqa: ANN401 (structlog's own type)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from engine.asides import warn
 from stream.beats import PULSE, STEPS, Beats
 from stream.channel import Channel, channel
 from stream.frame import Failed
@@ -152,7 +152,7 @@ def fork_server_awake() -> Iterator[None]:
             for name, pid in pids.items():
                 if pid is not None and is_stopped(pid):
                     os.kill(pid, signal.SIGCONT)
-                    print(f"warning: the {name} was stopped; it was told to go on", file=sys.stderr)
+                    warn(f"the {name} was stopped; it was told to go on")
 
     thread = threading.Thread(target=watch, name="fork server", daemon=True)
     thread.start()

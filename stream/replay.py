@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from engine.one_line import check_output, check_output_folder, one_line_errors
+from engine.one_line import check_output, check_output_folder, one_line_errors, run_command
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
 from stream.export_tracks import write_csv, write_jsonl, write_mot
@@ -97,4 +97,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

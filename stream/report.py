@@ -51,7 +51,8 @@ def streams_table(books: Sequence[StreamBook], final: bool = False) -> Table:
 def latency_table(books: Sequence[StreamBook]) -> Table:
     """Return the table of the stages: how long each kept a frame, ms, all streams together."""
     total = _total(books)
-    table = _table("latency from capture, ms, all streams")
+    ran = ", ".join(f"{model} on {engine}" for model, engine in what_ran(books))
+    table = _table("latency from capture, ms, all streams", ran or None)
     table.add_column("stage")
     for heading in HEADINGS.values():
         table.add_column(heading, justify="right", no_wrap=True)
@@ -74,13 +75,19 @@ def say_how_it_goes(console: Console, books: Sequence[StreamBook]) -> None:
         )
 
 
+def what_ran(books: Sequence[StreamBook]) -> list[tuple[str, str]]:
+    """Return the models that frames went through and the engines that ran them, each pair once."""
+    return list(dict.fromkeys((book.ran.model, book.ran.engine) for book in books if book.ran))
+
+
 def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
     """Return the report of a run as JSON holds it; its keys are stable."""
-    total = _total(books)
+    total, ran = _total(books), what_ran(books)
     return {
         "schema": "irstream.report/1",
-        "model": config.model,
-        "engine": config.engine,
+        "model": ", ".join(dict.fromkeys(model for model, _ in ran)) or config.model,
+        "engine": ", ".join(dict.fromkeys(engine for _, engine in ran)) or config.engine,
+        "configured": {"model": config.model, "engine": config.engine},
         "machine": {
             "platform": platform.platform(),
             "python": platform.python_version(),
@@ -95,6 +102,9 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
                 "width": book.hello.width if book.hello else None,
                 "height": book.hello.height if book.hello else None,
                 "bits": book.hello.bits if book.hello else None,
+                "model": book.ran.model if book.ran else None,
+                "engine": book.ran.engine if book.ran else None,
+                "weights_sha256": book.ran.weights_sha256 if book.ran else None,
                 "frames": book.frames,
                 "published": book.published,
                 "dropped": book.dropped.total(),

@@ -20,6 +20,7 @@ from stream.charts import Series, histogram, lifetimes, line_chart, paths
 from stream.config import Config
 from stream.frame import STAGES, TrackSummary
 from stream.latency import Latency
+from stream.report import what_ran
 from stream.sources import masked
 from stream.workers.capture import LOST, NO_SLOT
 
@@ -39,6 +40,7 @@ WHY_DROPPED = {
     NO_SLOT: "every slot of the ring was in use: a later stage is too slow",
     LOST: "the source itself says that they never arrived",
 }
+NOT_ENDED = "The stream did not end by itself, so its tracks are not known."
 STYLE = (Path(__file__).parent / "report_page.css").read_text(encoding="utf-8")
 
 
@@ -59,7 +61,7 @@ def report_page(config: Config, books: Sequence[StreamBook], content: dict[str, 
         ("Drops", _drops(books)),
         ("Tracks", "".join(_tracks(book) for book in books)),
         ("Configuration", f"<pre>{escape(_yaml(config))}</pre>"),
-        ("Machine", _table(("", ""), machine(), css="")),
+        ("Machine", _table(("", ""), machine() + _models(books), css="")),
     ]
     body = "".join(f"<section><h2>{title}</h2>{inside}</section>" for title, inside in sections)
     data = json.dumps(content).replace("<", "\\u003c")  # no text of ours may end the script
@@ -86,6 +88,12 @@ def machine() -> list[tuple[str, str]]:
     return rows + [(name, found) for name in SHOWN if (found := _version(name)) != "?"]
 
 
+def _models(books: Sequence[StreamBook]) -> list[tuple[str, str]]:
+    """Return what frames went through, as names and values."""
+    loaded = {f"{each.model}, {each.bits} bit": each for book in books if (each := book.ran)}
+    return [(name, f"weights {each.weights_sha256[:16]} ... (SHA-256)") for name, each in loaded.items()]
+
+
 def _summary(config: Config, books: Sequence[StreamBook], total: Latency) -> str:
     frames, published = sum(book.frames for book in books), sum(book.published for book in books)
     dropped = frames - published
@@ -99,9 +107,11 @@ def _summary(config: Config, books: Sequence[StreamBook], total: Latency) -> str
         (str(sum(book.confirmed for book in books)), "confirmed tracks"),
     ]
     many = f"{len(books)} stream{'s' * (len(books) != 1)}"
+    ran = what_ran(books) or [(Path(config.model).name, f"engine {config.engine}, which was never loaded")]
+    through = " and ".join(f"<b>{escape(model)}</b> on <b>{escape(engine)}</b>" for model, engine in ran)
     faults = "".join(f'<p class="fault">{escape(book.name)}: {escape(book.fault)}</p>' for book in books if book.fault)
     return (
-        f"<p>Infrared video of {many} through <b>{escape(Path(config.model).name)}</b> for {_duration(seconds)}, ended "
+        f"<p>Infrared video of {many} through {through} for {_duration(seconds)}, ended "
         f"{_now()}. A network finds small targets in each frame, a tracker follows them; latency counts from the "
         f"moment a frame was captured to the moment its tracks were published.</p>{faults}"
         f'<div class="cards">{"".join(f"<div><b>{value}</b><span>{what}</span></div>" for value, what in cards)}</div>'
@@ -160,11 +170,11 @@ def _streams(books: Sequence[StreamBook]) -> str:
         size = f"{hello.width}x{hello.height}, {hello.bits} bit" if hello else "never opened"
         stated = f"{hello.fps:.4g}" if hello and hello.fps else "?"
         rows.append(
-            (book.name, book.source, size, stated, f"{book.mean_fps():.1f}", f"{book.published:,}",
-             f"{book.dropped.total():,}", str(book.confirmed), f"{late['p50']:.1f}", f"{late['p99']:.1f}")
+            (book.name, size, stated, f"{book.mean_fps():.1f}", f"{book.published:,}", f"{book.dropped.total():,}",
+             str(book.confirmed), f"{late['p50']:.1f}", f"{late['p99']:.1f}", book.source)
         )  # fmt: skip
-    head = ("stream", "source", "size", "stated frames/s", "published frames/s", "published", "dropped",
-            "tracks", "p50 ms", "p99 ms")  # fmt: skip
+    head = ("stream", "size", "stated frames/s", "published frames/s", "published", "dropped", "tracks", "p50 ms",
+            "p99 ms", "source")  # fmt: skip
     text = _table(head, rows, ["source"])
     if any(book.recorded or book.not_recorded for book in books):
         kept = [
@@ -178,23 +188,22 @@ def _streams(books: Sequence[StreamBook]) -> str:
 
 def _drops(books: Sequence[StreamBook]) -> str:
     rows = [
-        (book.name, reason, f"{count:,}", f"{100 * count / max(book.frames, 1):.2f} %", WHY_DROPPED.get(reason, ""))
+        (book.name, f"{count:,}", f"{100 * count / max(book.frames, 1):.2f} %", reason, WHY_DROPPED.get(reason, ""))
         for book in books
         for reason, count in book.dropped.most_common()
     ]
     if not rows:
         return "<p>None: every frame that the sources gave was published.</p>"
-    return _table(("stream", "reason", "frames", "of its frames", "what it means"), rows, ["reason", "what it means"])
+    return _table(("stream", "frames", "of its frames", "reason", "what it means"), rows, ["reason", "what it means"])
 
 
 def _tracks(book: StreamBook) -> str:
     title = f"<h3>{escape(book.name)}</h3>"
     shown = sorted(book.summaries[:MOST_TRACKS], key=lambda summary: summary.start_s)
     if not shown or not book.hello:
-        ended = (
-            "no target was tracked" if book.ended else "the stream did not end by itself, so its tracks are not known"
-        )
-        return f"{title}<p>{ended[0].upper()}{ended[1:]}.</p>"
+        if not book.hello:
+            return f"{title}<p>It was never opened.</p>"
+        return f"{title}<p>{'No target was tracked.' if book.ended else NOT_ENDED}</p>"
     said = f"{book.confirmed} confirmed"
     if len(shown) < book.confirmed:
         said += f", the {len(shown)} longest shown"

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from engine.base import ENGINES
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 from stream import StreamError
 from stream.client import Subscription
 from stream.messages import TracksMessage
@@ -183,4 +183,4 @@ def _say(row: dict[str, Any], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(soak)
+    run_command(soak)

@@ -14,9 +14,11 @@ import msgspec
 try:
     import typer
 except ModuleNotFoundError:  # the client alone goes without
-    print("error: this command needs typer: pip install 'irstream-client[cli]'", file=sys.stderr)
+    print("error: this command needs typer: pip install './client[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
 
+from engine.asides import fail
+from engine.one_line import run_command
 from stream import StreamError
 from stream.client import Subscription, subscribe
 from stream.messages import KINDS, DetectionsMessage, StatusMessage, TracksMessage, TruthMessage, WireMessage
@@ -124,11 +126,11 @@ def main(
                     said = f"{name}: {tally.messages} messages, {messages.missed[name]} missed; {ages}"
                     print("".join(c if c.isprintable() else "?" for c in said), file=sys.stderr)
     except (StreamError, ValueError) as error:  # a message of another version is a ValueError
-        print(f"error: {error}", file=sys.stderr)
+        fail(str(error))
         raise SystemExit(2) from None
     except (KeyboardInterrupt, BrokenPipeError):
         pass
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
+from engine.asides import tell, warn
 from engine.base import check_device
 from engine.contract import find_model, read_model
 from stream import StreamError
@@ -161,7 +161,7 @@ class Supervisor:
             return False
         if not self._asked:
             self._asked = True
-            print(f"waiting for {publish.wait_for} to subscribe to tracks/ on {publish.endpoint}", file=sys.stderr)
+            tell(f"waiting for {publish.wait_for} to subscribe to tracks/ on {publish.endpoint}")
         return True
 
     def _look(self, now: float) -> None:
@@ -202,7 +202,7 @@ class Supervisor:
                 self.books[message.stream].add(message)
                 if message.fault and not all(book.ended for book in self.books):
                     name = self.books[message.stream].name
-                    print(f"warning: {name} has ended: {message.fault}; the others go on", file=sys.stderr)
+                    warn(f"{name} has ended: {message.fault}; the others go on")
             case Recorded():
                 self.books[message.stream].record(message)
             case Hello():
@@ -214,6 +214,8 @@ class Supervisor:
                 self._ends[message.stream] = message
             case Ready():
                 worker.ready = True
+                for book in self.books if message.loaded else []:
+                    book.loaded = message.loaded
             case Failed():
                 worker.said = message
 
@@ -246,7 +248,7 @@ class Supervisor:
             often = "" if bad_input else f"; {MOST_RESTARTS} restarts within {SPAN_S:g} s are the most"
             self._failure = Failed(f"{reason}{often}", bad_input)
         else:
-            print(f"warning: {reason}; it is started again", file=sys.stderr)
+            warn(f"{reason}; it is started again")
             for book in [self.books[self._captures.index(worker)]] if worker in self._captures else self.books:
                 book.restarts[reason] += 1
 

@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 from stream import StreamError
 from stream.score_tracks import Points, score_tracks
 from stream.synthetic import SCENARIOS, Scenario, Sequence, make_sequence
@@ -213,4 +213,4 @@ def _points(ids: list[int], xy: list[tuple[float, float]]) -> Points:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -67,19 +68,35 @@ def test_colours_are_for_terminals() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
-        ("run_pipeline.py", ["--sorce", "x"], "--source"),
-        ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "--server-key"),
+        ("run_pipeline.py", ["--sorce", "x"], "--sorce: no such option; did you mean --source?"),
+        ("run_pipeline.py", ["--zzz"], "--zzz: no such option; --help lists them"),
+        ("run_pipeline.py", ["flight.mp4"], "flight.mp4: no option; did you mean --source flight.mp4?"),
+        ("run_pipeline.py", ["--duration", "soon"], "--duration: input should be a valid number"),
+        ("run_pipeline.py", ["--source"], "option '--source' requires an argument"),
+        ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "did you mean --server-key or --key?"),
+        ("stream.subscribe", [], "ENDPOINT: this argument is needed"),
+        ("stream.subscribe", ["tcp://127.0.0.1:1", "--count", "0"], "--count: input should be greater than or equal"),
+        ("stream.replay", ["x", "--speed", "fast"], "--speed: 'fast' is not one of 'real', 'max'"),
+        ("engine.bench", [], "--model: this option is needed"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--kind", "track"], "one of tracks, detections, truth, status"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--key", "x"], "only one was given"),
-        ("stream.keys", ["lst"], "Did you mean 'list'"),
+        ("stream.keys", ["lst"], "; did you mean 'list'?"),
     ],
 )
 def test_a_wrong_flag_is_answered_with_the_right_one(name: str, arguments: list[str], says: str) -> None:
     done = call(*COMMANDS[name], *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
-    assert ESCAPE not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert ESCAPE not in line
+
+
+def test_every_command_answers_so() -> None:
+    """None is run by typer itself, which would draw a box of several lines."""
+    for package in ("engine", "stream", "training"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert "typer.run(" not in path.read_text(), path
 
 
 def test_log_json_is_one_object_a_line_from_start_to_end() -> None:
@@ -93,13 +110,61 @@ def test_log_json_is_one_object_a_line_from_start_to_end() -> None:
     assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
 
 
+def test_a_worker_that_dies_is_an_object_too() -> None:
+    started = Run("--source", "scene:?width=64&height=64", "--log-json", "--duration", "60")
+    started.listen(bool)
+    os.kill(started.worker("track"), signal.SIGKILL)
+    started.listen(lambda messages: any(message.get("restarts") for message in messages))
+    started.process.terminate()
+    (said,) = [json.loads(line) for line in started.end().err.splitlines()]
+    assert (said["event"], said["level"]) == ("warning", "warning")
+    assert said["line"] == "track: the worker died (signal 9); it is started again"
+
+
+BROKEN = """
+import logging, os, threading, warnings
+from stream.channel import channel
+from stream.workers import work
+
+def main(reports):
+    logging.getLogger("a.library").warning("it\\nmumbles")
+    warnings.warn("old")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    raise KeyError("a bug")
+
+work(main, "track", channel()[1], os.getpid(), ())
+"""
+
+
+def test_what_nobody_expected_in_a_worker_is_an_object_a_line() -> None:
+    """A bug's traceback, that of a thread, what a library logs and warns of; without the variable they are text."""
+    told = {**os.environ, "IRSTREAM_LOG_JSON": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", BROKEN], env=told, capture_output=True, text=True, check=False)
+    said = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 1
+    assert [each["event"] for each in said] == ["log", "log", "traceback", "traceback"]
+    assert said[0]["line"] == "it mumbles"
+    assert said[2]["traceback"].endswith("ZeroDivisionError: division by zero")
+    assert said[3]["process"] == "track"
+    assert said[3]["traceback"].startswith("Traceback (most recent call last):\n")
+    told.pop("IRSTREAM_LOG_JSON")
+    done = subprocess.run([sys.executable, "-c", BROKEN], env=told, capture_output=True, text=True, check=False)
+    assert "\nKeyError: 'a bug'\n" in done.stderr
+
+
 def test_log_json_holds_for_what_is_wrong_too() -> None:
-    done = call(*COMMANDS["run_pipeline.py"], "--log-json", "--source", "gone.mp4")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    said = json.loads(line)
-    assert (said["level"], said["event"]) == ("error", "failed")
-    assert said["reason"].startswith("gone.mp4: no such file")
+    for wrong, reason in (
+        (["--source", "gone.mp4"], "gone.mp4: no such file"),
+        (["--sorce"], "--sorce: no such option"),
+    ):
+        done = call(*COMMANDS["run_pipeline.py"], "--log-json", *wrong)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        said = json.loads(line)
+        assert (said["level"], said["event"]) == ("error", "failed")
+        assert said["reason"].startswith(reason)
 
 
 def app_of(module: str, name: str) -> typer.Typer:

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 
+from engine.base import ENGINES
 from stream.publish import free_endpoint
 from stream.usage import own_shm
 from tests.deep import FILLS, deepened, scene_pixels, write_video
@@ -52,6 +53,10 @@ def test_every_frame_of_a_clip_becomes_a_message(alone: tuple[Outcome, dict], cl
     assert (stream["frames"], stream["published"], stream["dropped"]) == (frames, frames, 0)
     assert list(report["stages_ms"]) == ["capture", "queue", "engine", "detect", "track", "publish"]
     assert set(report["end_to_end_ms"]) == {"p50", "p90", "p99", "p999", "max"}
+    # What ran, not what was asked for: 'auto' is no engine.
+    assert report["configured"] == {"model": "rpcanet_plus_k1", "engine": "auto"}
+    assert report["engine"] == stream["engine"] in ENGINES
+    assert report["model"] == stream["model"] == "rpcanet_plus_k1"
 
 
 def test_a_confirmed_track_follows_the_labelled_drone(alone: tuple[Outcome, dict], clips: Path) -> None:

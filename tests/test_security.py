@@ -1,4 +1,4 @@
-"""What comes from outside cannot run code or claim the memory: no pickle, safe YAML, bounded sizes."""
+"""What comes from outside cannot run code or claim the memory, nothing goes out: no pickle, safe YAML, sizes."""
 
 from __future__ import annotations
 
@@ -131,3 +131,29 @@ def test_a_video_that_grows_in_mid_stream_is_refused_before_the_frame_is_made(tm
     with pytest.raises(SourceError, match="damaged or cut off at frame 30"):
         source.read(10)
     source.close()
+
+
+NETWORK = """
+import socket, sys, time
+from engine.base import load_engine
+
+def refuse(*_, **__):
+    print("looked up", *_)
+
+socket.getaddrinfo = refuse
+engine = load_engine("rpcanet_plus_k1", sys.argv[1])
+engine.prepare(1, 64, 64)
+time.sleep(0.5)
+"""
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_no_backend_tells_its_maker_of_us(engine: str, tmp_path: Path) -> None:
+    """Both would: they leave an identifier of the machine in the home folder first, and OpenVINO looks up a host."""
+    hidden = ("CI", "TF_BUILD", "JENKINS_URL", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")  # by which they fall silent
+    told = {name: value for name, value in os.environ.items() if name not in hidden}
+    told |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", NETWORK, engine]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.rglob("*")) == []

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.contract import EngineError
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from training.clips import ClipTally
 from training.data import DataError, Sample, read_split
 from training.finder import EvaluateError, Finder, load_finder
@@ -297,4 +297,4 @@ def _print(results: list[dict[str, Any]], models: int) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -15,7 +15,7 @@ import typer
 from torch import Tensor, nn
 
 from engine.contract import FRAMES, TARGETS, WINDOW, ModelInfo, write_info
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from training.model import RPCANetPlus
 from training.weights import WeightsError, first_stages, load_network
 
@@ -147,4 +147,4 @@ def _read_figures(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

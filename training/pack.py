@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from training.data import read_whole
 from training.packed import Packed, write_packed
 from training.recipe import DataRecipe, Recipe, RecipeError, read_recipe
@@ -64,4 +64,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from engine.base import FULL_RANGE
 from engine.contract import FRAMES, WINDOW, EngineError, find_model, read_model
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 from engine.precision import GROUPS, KEPT, groups_of, to_half
 from training.data import DataError, Sample
 from training.metrics import Tally
@@ -196,4 +196,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

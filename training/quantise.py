@@ -22,7 +22,7 @@ from rich.progress import track
 
 from engine.base import FULL_RANGE, Engine, Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo, find_model, read_model, write_info
-from engine.one_line import check_output, one_line_errors
+from engine.one_line import check_output, one_line_errors, run_command
 from engine.openvino_engine import OpenVinoEngine
 from engine.parts import find_wide
 from training.data import DataError, Sample, part_of
@@ -136,4 +136,4 @@ def _engine(model: onnx.ModelProto, info: ModelInfo) -> Engine:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import typer
 
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from training.cost import cost_of
 from training.log import write_whole
 from training.model import NetworkConfig
@@ -172,4 +172,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

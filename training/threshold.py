@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from training.data import DataError, Sample
 from training.feed import split_samples
 from training.metrics import Tally
@@ -61,4 +61,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

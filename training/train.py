@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from engine.one_line import run_command
 from training.data import DataError
 from training.distributed import Group, GroupError, join, leave
 from training.feed import check_shares, feed, split_samples
@@ -148,4 +149,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from engine.one_line import one_line_errors
+from engine.one_line import one_line_errors, run_command
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
 from stream.curve import read_client_keys
@@ -36,4 +36,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

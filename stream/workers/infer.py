@@ -16,7 +16,7 @@ from engine.base import Engine, LocksPages, load_engine
 from stream import beats
 from stream.batcher import Batcher
 from stream.config import BatchConfig
-from stream.frame import End, FrameRef, Hello, Message, Port, Ready, Release, Sweep, receive, send
+from stream.frame import End, FrameRef, Hello, Loaded, Message, Port, Ready, Release, Sweep, receive, send
 from stream.ring import FrameRing
 from stream.sources.base import Pixels
 
@@ -162,7 +162,8 @@ def main(
     """
     infer = _Infer(config, rings, returns, out)
     infer.greet(config.hellos or [hello for port in frames if isinstance(hello := receive(port), Hello)])
-    send(reports, Ready())
+    loaded = [(bits, engine.name, engine.info) for bits, engine in infer.engines.items()]
+    send(reports, Ready([Loaded(bits, name, info.name, info.weights_sha256) for bits, name, info in loaded]))
     selector = selectors.DefaultSelector()
     for port in frames:
         selector.register(port, selectors.EVENT_READ, port)

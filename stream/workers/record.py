@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import av
 
+from engine.asides import warn
 from stream.channel import Channel
 from stream.frame import FrameRef, Publish, Ready, Recorded, Returned, Stop, TapEnd, Tapped, receive, send
 from stream.record import MCAP, VIDEO, FrameRecord, SegmentWriter, record_of, segments
@@ -218,7 +218,7 @@ class _StreamRecorder:
         if entry.record and entry.record.kept:
             self.drop(reason)
         self.fault = reason
-        print(f"warning: {self.room.config.run / self.name}: {reason}; it is not recorded any more", file=sys.stderr)
+        warn(f"{self.room.config.run / self.name}: {reason}; it is not recorded any more")
 
 
 class _Back:

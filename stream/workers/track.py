@@ -130,8 +130,6 @@ class _TrackWorker:
             detections = stream.alarms.keep(detections)
         frame.times["detect"] = time.monotonic_ns()
         motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
-        if not self.tap:
-            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
         late = stream.tracker.late
         tracks = stream.tracker.update(detections, now, motion)
@@ -143,6 +141,8 @@ class _TrackWorker:
         stream.ledger["published"] += 1  # before it is: a frame that was published must never count as dropped too
         stream.ledger["passed"] = frame.seq + 1
         messages = self.publish(stream, frame, tracks)
+        if not self.tap:
+            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         if self.tap or self.publisher.wants(f"detections/{stream.name}"):
             messages.append(self.send(detections_message(stream.name, frame.seq, now, detections)))
         if self.tap and not self.tap.offer(frame, now, messages):

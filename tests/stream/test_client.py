@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import tomllib
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,10 +171,11 @@ def test_the_examples_of_the_documentation_run(page: str, endpoint: str) -> None
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
-    """Install irstream-client beside pyzmq and msgspec and nothing else; return what runs its Python."""
+    """Install the client beside pyzmq and msgspec and nothing else; return what runs its Python."""
     folder = tmp_path_factory.mktemp("light")
     shutil.copytree(ROOT / "client", folder / "src" / "client", ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    shutil.copytree(ROOT / "stream", folder / "src" / "stream")
+    for package in ("engine", "stream"):
+        shutil.copytree(ROOT / package, folder / "src" / package, ignore=shutil.ignore_patterns("models"))
     venv.create(folder / "venv", with_pip=False)
     (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
     for name in ("zmq", "pyzmq.libs", "msgspec"):
@@ -194,6 +196,15 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.
         return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     return run
+
+
+def test_pip_puts_it_in_the_place_of_the_whole_and_the_other_way_round() -> None:
+    """Both own ``stream/client.py``: as two packages, taking one away would break the other."""
+    whole, client = (
+        tomllib.loads((ROOT / where / "pyproject.toml").read_text())["project"] for where in (".", "client")
+    )
+    assert client["name"] == whole["name"]
+    assert client["version"] == f"{whole['version']}+client"
 
 
 def test_the_client_installs_and_runs_without_the_pipeline(
@@ -220,4 +231,4 @@ def test_its_commands_say_what_they_need(light: Callable[..., subprocess.Popen[s
     client = light("-m", module, "--help")
     _, err = client.communicate(timeout=60)
     assert client.returncode == 2
-    assert err == "error: this command needs typer: pip install 'irstream-client[cli]'\n"
+    assert err == "error: this command needs typer: pip install './client[cli]'\n"

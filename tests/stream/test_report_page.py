@@ -14,7 +14,7 @@ import pytest
 from stream.books import StreamBook
 from stream.charts import Series, _log_ticks, _ticks, histogram, line_chart
 from stream.config import Config
-from stream.frame import STAGES, Hello, Passed, Recorded, TrackSummary
+from stream.frame import STAGES, Hello, Loaded, Passed, Recorded, TrackSummary
 from stream.history import MOST_BINS, History
 from stream.report import write_report
 from stream.sources import masked
@@ -70,6 +70,7 @@ def books(clock: list[float]) -> list[StreamBook]:
     mast.add(Passed(0, 6000, [], {"<script>alert(1)</script>": 2}, 0, 3, True, "camera <gone> & silent", summaries))
     mast.record(Recorded(0, 5900, 10**9, {"recorder too slow": 100}))
     mast.stopped = 1120.0
+    mast.loaded = [Loaded(8, "openvino", "rpcanet_plus_k1", "0" * 64), Loaded(16, "cuda", "mine & deep", "1" * 64)]
     return [mast, StreamBook("never", "scene:")]
 
 
@@ -106,6 +107,7 @@ def test_the_page_stands_alone_and_says_what_the_books_say(tmp_path: Path, clock
     assert inside
     assert json.loads(inside[1]) == json.loads((tmp_path / "r.json").read_text())
     assert text.count("frames published of") == 1
+    assert "through <b>mine &amp; deep</b> on <b>cuda</b> for" in text  # what the 16-bit frames went through
     assert f"{given[0].published:,}" in words
 
 
@@ -115,6 +117,7 @@ def test_a_run_that_published_nothing_has_a_page_too(tmp_path: Path) -> None:
     words = " ".join(outline.words)
     assert "nothing was published" in words
     assert "never opened" in words
+    assert "engine auto, which was never loaded" in words
 
 
 def test_history_counts_everything_in_bounded_memory() -> None:

@@ -119,10 +119,10 @@ function caption(each) {
   const size = said.size ? `${said.size[0]}×${said.size[1]}` : "";
   const name = element("span", "name", element("i", `dot ${tone(said.health)}`), each.name, element("small", said.health === "ok" ? "" : "health", said.health === "ok" ? size : said.health));
   const figures = [
-    figure(said.fps.toFixed(1), "frames/s"),
+    figure(said.fps.toFixed(1), "frames/s", "", "/s"),
     figure(said.tracks, said.tracks === 1 ? "track" : "tracks", "optional"),
     figure(ms(said.p50), "p50", "optional"),
-    figure(ms(said.p99), "p99 ms"),
+    figure(ms(said.p99), "p99 ms", "", "ms"),
     figure(dropped, "dropped", dropped ? "warn" : "optional"),
   ];
   tile.bar.replaceChildren(name, ...figures);
@@ -130,8 +130,9 @@ function caption(each) {
   tile.root.classList.toggle("off", said.health === "away" || !view.open);
 }
 
-function figure(value, unit, extra = "") {
-  return element("span", `figure ${extra}`, element("b", "", `${value}`), ` ${unit}`);
+function figure(value, unit, extra = "", short = unit) {
+  const units = short === unit ? [unit] : [element("span", "long", unit), element("span", "short", short)];
+  return element("span", `figure ${extra}`, element("b", "", `${value}`), " ", ...units);
 }
 
 function element(tag, className, ...children) {
@@ -196,6 +197,7 @@ function layout() {
   for (const name of names) {
     const each = stream(name);
     each.tile.root.classList.toggle("small", width < 420);
+    each.tile.root.classList.toggle("tiny", width < 240);
     each.tile.picture.style.aspectRatio = `${ratio}`; // the tallest's, so that captions stand in a row
     each.tile.canvas.style.width = `${Math.min(1, shape(name) / ratio) * 100}%`;
     each.tile.canvas.style.aspectRatio = `${shape(name)}`;
@@ -233,9 +235,9 @@ function side() {
   $("fps").replaceChildren(said.fps.toFixed(1), " ", element("small", "", "/s"));
   $("span").textContent = said.span_s < 90 ? `last ${said.span_s} s` : `last ${Math.round(said.span_s / 60)} min`;
   drawChart($("chart"), each.points, view.state.span_s);
-  const stages = Object.entries(said.stages_ms), total = stages.reduce((sum, [, time]) => sum + time, 0);
+  const stages = Object.entries(said.stages_ms);
   $("stages").replaceChildren(...stages.map(([stage, time], index) => {
-    const part = element("span", "", total && time / total > 0.14 ? `${stage} ${time.toFixed(1)}` : "");
+    const part = element("span", "", element("b", "", `${stage} ${time.toFixed(1)}`)); // hidden where it has no room
     part.style.flex = `${Math.max(time, 0)} 0 0`;
     part.style.background = STAGE_COLOURS[index % STAGE_COLOURS.length];
     part.title = `${stage}: ${time.toFixed(2)} ms, mean of the last second`;
