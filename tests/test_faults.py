@@ -271,8 +271,7 @@ def test_a_clock_that_is_set_while_it_runs_changes_utc_and_nothing_else(tmp_path
     and the recording is in order."""
     clock = Clock(tmp_path / "clock")
     started = Run(
-        *LIVE[:2], "--record", tmp_path / "r", "--report", tmp_path / "r.json", "--wait-for", 1,
-        environment=clock.environment,
+        *LIVE[:2], "--record", tmp_path / "r", "--report", tmp_path / "r.json", environment=clock.environment
     )  # fmt: skip
     hours, messages = (0, -2, 24), []
     for hour in hours:

@@ -174,7 +174,7 @@ def test_what_is_wrong_with_a_stream_ends_it_alone(tmp_path: Path, camera: Camer
     config = tmp_path / "c.yaml"
     options = {"detect": {"false_alarms": 1.0}, "track": {"scene_motion": True}, "record": {"folder": f"{tmp_path}/r"}}
     config.write_text(json.dumps({"streams": streams, **options}))
-    run = Run("--config", config, "--report", tmp_path / "r.json", "--wait-for", 1)
+    run = Run("--config", config, "--report", tmp_path / "r.json")
     ended: set[str] = set()
 
     def all_ended(messages: list[dict]) -> bool:
