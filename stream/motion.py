@@ -79,7 +79,7 @@ class SceneMotion:
     def _begin(self, small: Pixels) -> None:
         """Take a key frame."""
         self._range = (0.0, 255.0) if small.dtype == np.uint8 else (float(small.min()), float(small.max()))
-        self._key = self._bytes(small)
+        self._key = self._bytes(small).copy()  # the frame's own memory is another frame's soon
         corners = cv2.goodFeaturesToTrack(self._key, CORNERS, STRONG, APART)
         self._corners = np.zeros((0, 1, 2), np.float32) if corners is None else np.asarray(corners, np.float32)
         self._offset = np.zeros(2)

@@ -46,8 +46,9 @@ Flags = NDArray[np.bool_]
 ODDS, SURPRISE, AREA, PEAK, SCR, ID, HITS, AGE, RECENT, RECENT_HITS, UNSEEN, QUALITY, CONFIRMED = range(
     STATE_ROWS, STATE_ROWS + 13
 )
-MEAN_X, MEAN_Y, MOVED = range(CONFIRMED + 1, CONFIRMED + 4)
-ROWS = MOVED + 1
+MEAN_X, MEAN_Y, NEEDED = range(CONFIRMED + 1, CONFIRMED + 4)
+ROWS = NEEDED + 1
+PLACE, MEAN = slice(X, Y + 1), slice(MEAN_X, MEAN_Y + 1)
 
 
 class TrackConfig(BaseModel):
@@ -191,8 +192,7 @@ class Tracker:
             step = 0.0
         elif step <= 0 and self._time_ns is not None:
             self.late += 1
-            self._tracks[[X, MEAN_X]] += motion[0]  # the scene moved all the same
-            self._tracks[[Y, MEAN_Y]] += motion[1]
+            self._shift(motion)  # the scene moved all the same
             self.claimed = np.zeros(len(detections), np.bool_)
             return self._report()
         self._time_ns = time_ns
@@ -209,13 +209,17 @@ class Tracker:
         tracks, config = self._tracks, self._config
         if not tracks.shape[1]:
             return
-        tracks[[X, MEAN_X]] += motion[0]
-        tracks[[Y, MEAN_Y]] += motion[1]
+        self._shift(motion)
         tracks[UNSEEN] += step
         turning = np.minimum(np.maximum(tracks[SURPRISE] - 1, 0), 1)
         predict(tracks, step, (config.calm * (config.manoeuvre / config.calm) ** turning) ** 2)
         real = np.maximum(np.exp(-step / config.life) * expit(tracks[ODDS]), SMALLEST)
         tracks[ODDS] = np.log(real / (1 - real))
+
+    def _shift(self, motion: tuple[float, float]) -> None:
+        if motion != (0.0, 0.0):
+            self._tracks[[X, MEAN_X]] += motion[0]
+            self._tracks[[Y, MEAN_Y]] += motion[1]
 
     def _associate(self, detections: Detections) -> _Matches:
         tracks, config, found = self._tracks, self._config, self.detection_probability
@@ -257,18 +261,20 @@ class Tracker:
         seen[AREA], seen[PEAK], seen[SCR] = detections.area[own], detections.peak[own], detections.scr[own]
         seen[SURPRISE] += SURPRISED * (matches.distance[hit] / 2 - seen[SURPRISE])
         seen[HITS] += 1
-        seen[QUALITY] += np.maximum(REMEMBERED, 1 / seen[HITS]) * (detections.score[own] - seen[QUALITY])
+        share = 1 / seen[HITS]
+        seen[QUALITY] += np.maximum(REMEMBERED, share) * (detections.score[own] - seen[QUALITY])
         seen[UNSEEN] = 0
-        seen[[MEAN_X, MEAN_Y]] += (seen[[X, Y]] - seen[[MEAN_X, MEAN_Y]]) / seen[HITS]
-        away = (seen[X] - seen[MEAN_X]) ** 2 + (seen[Y] - seen[MEAN_Y]) ** 2
-        seen[MOVED] = np.maximum(seen[MOVED], away > (MOVING * config.noise) ** 2)
+        away = seen[PLACE] - seen[MEAN]
+        seen[MEAN] += share * away
+        moved = (1 - share) * np.hypot(away[0], away[1]) > MOVING * config.noise
+        seen[NEEDED] = np.where(moved, config.confirm_score, seen[NEEDED])
         tracks[:, hit] = seen
         tracks[AGE] += 1
         recent = (tracks[RECENT].astype(np.int64) << 1 | hit) & ((1 << config.confirm_frames) - 1)
         tracks[RECENT] = recent
         tracks[RECENT_HITS] = np.bitwise_count(recent)
         proved = (tracks[RECENT_HITS] >= config.confirm_hits) & (tracks[ODDS] >= self._confirm_odds)
-        proved &= self._good(tracks)
+        proved &= tracks[QUALITY] >= tracks[NEEDED]
         tracks[CONFIRMED] = np.maximum(tracks[CONFIRMED], proved)
 
     def _drop(self, detections: Detections, matches: _Matches) -> None:
@@ -298,8 +304,8 @@ class Tracker:
             born[ODDS] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
             born[ID] = np.arange(self.next_id, self.next_id + born.shape[1])
             born[[HITS, AGE, RECENT, RECENT_HITS]] = 1
-            born[[MEAN_X, MEAN_Y]] = born[[X, Y]]
-            sure = (born[ODDS] >= self._confirm_odds) & self._good(born)
+            born[MEAN], born[NEEDED] = born[PLACE], config.standing_score
+            sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= born[NEEDED])
             born[CONFIRMED] = (config.confirm_hits == 1) & sure
             self.next_id += born.shape[1]
             self._tracks = np.concatenate([self._tracks, born], axis=1)
@@ -307,15 +313,9 @@ class Tracker:
             rank = np.lexsort((self._tracks[ID], -self._tracks[ODDS], -self._tracks[CONFIRMED]))
             self._tracks = self._tracks[:, np.sort(rank[: config.max_tracks])]
 
-    def _good(self, tracks: Floats) -> Flags:
-        """Tell which tracks' detections look enough like a target's."""
-        least = np.where(tracks[MOVED] > 0, self._config.confirm_score, self._config.standing_score)
-        good: Flags = tracks[QUALITY] >= least
-        return good
-
     def _report(self) -> list[Track]:
         tracks = self._tracks
-        shown = (tracks[ODDS] >= self._report_odds) & self._good(tracks)
+        shown = (tracks[ODDS] >= self._report_odds) & (tracks[QUALITY] >= tracks[NEEDED])
         tracks = tracks[:, (tracks[CONFIRMED] == 0) | shown]
         state = tracks[CONFIRMED] * (1 + (tracks[UNSEEN] == 0))
         whole = [row.astype(np.int64).tolist() for row in (tracks[ID], state, tracks[HITS], tracks[AGE])]
