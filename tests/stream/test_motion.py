@@ -84,3 +84,12 @@ def test_a_target_does_not_move_the_scene():
         frame[100:104, 40 + 4 * k : 44 + 4 * k] = 255
         steps.append(motion.update(frame))
     assert np.abs(np.cumsum(steps, axis=0)).max() < 0.2
+
+
+def test_a_frame_that_is_overwritten_is_not_missed():
+    """Frames come in memory that the next one takes: a pan is found all the same."""
+    motion, memory, steps = SceneMotion(), np.zeros((256, 320), np.uint8), []
+    for k in range(6):
+        memory[:] = view(4 * k)
+        steps.append(motion.update(memory))
+    assert sum(dx for dx, _ in steps) == pytest.approx(20, abs=0.5)
