@@ -199,7 +199,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_printable(_explain(error))}") from None
+        raise ConfigError(f"{path}: {_explain(error)}") from None
 
 
 def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
@@ -229,11 +229,6 @@ def _yaml_reason(error: Exception) -> str:
         mark = error.problem_mark
         return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
     return " ".join(str(error).split())
-
-
-def _printable(text: str) -> str:
-    """Return a text on one line: what would end or overwrite that, such as a control character, is written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _explain(error: ValidationError) -> str:
