@@ -207,8 +207,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None, options: di
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         given = [name for name in (options or {}) if name in (overrides or {}) and f"{name}.".startswith(f"{key}.")]
-        where = (options or {})[given[0]] if given else f"{path}: {_printable(key)}"
-        raise ConfigError(f"{where}: {_printable(_explain(error))}") from None
+        where = (options or {})[given[0]] if given else f"{path}: {key}"
+        raise ConfigError(f"{where}: {_explain(error)}") from None
 
 
 def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
@@ -238,11 +238,6 @@ def _yaml_reason(error: Exception) -> str:
         mark = error.problem_mark
         return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
     return " ".join(str(error).split())
-
-
-def _printable(text: str) -> str:
-    """Return a text on one line: what would end or overwrite that, such as a control character, is written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _explain(error: ValidationError) -> str:

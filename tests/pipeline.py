@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgpack
 import zmq
@@ -60,6 +61,7 @@ class Run:
         endpoint: str | None = None,
         cwd: Path = ROOT,
         environment: dict[str, str] | None = None,
+        says: int | IO[str] = subprocess.PIPE,
     ) -> None:
         self.endpoint = endpoint or free_endpoint()
         self.mark = f"IRSTREAM_TEST={uuid.uuid4()}"
@@ -68,7 +70,7 @@ class Run:
         name, _, value = self.mark.partition("=")
         command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
         self.process = subprocess.Popen(
-            command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command, cwd=cwd, text=True, stdout=says, stderr=says,
             # SPT_NOENV: a process's new title may else be written over its environment, and the mark with it.
             env={**os.environ, **(environment or {}), name: value, "COLUMNS": "200", "SPT_NOENV": "1"},
             start_new_session=True,
