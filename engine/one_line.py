@@ -63,7 +63,7 @@ def run_command(command: Callable[..., object] | typer.Typer) -> NoReturn:
 def _usage(error: Any) -> str:  # noqa: ANN401 (its class has no public name)
     """Return what is wrong with a command line, in the words of our other errors."""
     if hasattr(error, "possibilities"):
-        near = " or ".join(error.possibilities or ())
+        near = next(iter(error.possibilities or ()), "")
         return f"{error.option_name}: no such option; {f'did you mean {near}?' if near else '--help lists them'}"
     said = " ".join(error.message.split()).rstrip(".").removeprefix("Value error, ")
     said = said[:1].lower() + said[1:].replace(". Did you", "; did you")

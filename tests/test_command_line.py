@@ -80,7 +80,7 @@ def test_colours_are_for_terminals() -> None:
         ),
         ("run_pipeline.py", ["--publish", "tcp://0.0.0.0:1"], "error: --publish: tcp://0.0.0.0:1 can be reached from"),
         ("run_pipeline.py", ["--source"], "option '--source' requires an argument"),
-        ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "did you mean --server-key or --key?"),
+        ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "did you mean --server-key?"),
         ("stream.subscribe", [], "ENDPOINT: this argument is needed"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--count", "0"], "--count: input should be greater than or equal"),
         ("stream.replay", ["x", "--speed", "fast"], "--speed: 'fast' is not one of 'real', 'max'"),

@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from engine.asides import tell
 from engine.one_line import run_command
 from training.data import DataError
 from training.distributed import Group, GroupError, join, leave
@@ -37,7 +38,13 @@ __all__ = ["main", "split_samples", "train"]
 def _steps(run: Run, minutes: float | None) -> Iterator[int]:
     """Yield until the recipe's last step, the time budget, SIGTERM or Ctrl-C; processes stop at the same step."""
     stopped: list[int] = []
-    before = [signal.signal(number, lambda number, _: stopped.append(number)) for number in STOPS]
+
+    def stop(number: int, _: object) -> None:
+        if not stopped and run.group.rank == 0:
+            tell("stopping after this step; everything is saved")
+        stopped.append(number)
+
+    before = [signal.signal(number, stop) for number in STOPS]
     end = time.monotonic() + (minutes * 60 if minutes is not None else float("inf"))
     try:
         while run.step < run.recipe.steps and not run.group.any(bool(stopped) or time.monotonic() >= end):

@@ -3,10 +3,12 @@
 import errno
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+import typer
 
-from engine.one_line import OutputError, check_output, check_output_folder, one_line_errors
+from engine.one_line import OutputError, check_output, check_output_folder, one_line_errors, run_command
 
 
 class KnownError(RuntimeError):
@@ -104,3 +106,51 @@ def test_a_file_where_a_folder_is_due(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"^--csv .*/file/a: .*/file is a file; a folder is expected$"):
         check_output_folder("--csv", tmp_path / "file" / "a")
+
+
+def command(
+    seconds: Annotated[float, typer.Option(max=9)] = 1.0,
+    speed: Annotated[Literal["real", "max"], typer.Option()] = "real",
+    source: Annotated[list[str] | None, typer.Option()] = None,
+    code: int = 0,
+) -> None:
+    """Do what is asked."""
+    raise typer.Exit(code)
+
+
+def needy(folder: Annotated[str, typer.Argument()], model: Annotated[str, typer.Option()]) -> None:
+    """Need both."""
+
+
+WRONG = [
+    ("a slip", command, ["--secnds", "1"], "--secnds: no such option; did you mean --seconds?"),
+    ("nothing like an option", command, ["--zzz"], "--zzz: no such option; --help lists them"),
+    ("a value missing", command, ["--speed"], "option '--speed' requires an argument"),
+    ("no number", command, ["--seconds", "soon"], "--seconds: input should be a valid number"),
+    ("out of range", command, ["--seconds", "10"], "--seconds: input should be less than or equal to 9"),
+    ("no such choice", command, ["--speed", "fast"], "--speed: 'fast' is not one of 'real', 'max'"),
+    ("a source without its option", command, ["a.mp4"], "a.mp4: no option; did you mean --source a.mp4?"),
+    ("an argument too many", needy, ["--model", "m", "a", "b"], "b: no option; --help lists what it takes"),
+    ("no argument", needy, ["--model", "m"], "FOLDER: this argument is needed"),
+    ("an option that must be given", needy, ["a"], "--model: this option is needed"),
+]
+
+
+@pytest.mark.parametrize(("why", "asked", "arguments", "said"), WRONG, ids=[c[0] for c in WRONG])
+def test_a_wrong_command_line_is_one_line_and_two(why, asked, arguments, said, capsys, monkeypatch):
+    """No box, no usage: what is wrong with it, and what would be right."""
+    monkeypatch.setattr("sys.argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_command(asked)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_a_command_that_ran_ends_with_its_own_code(code, monkeypatch):
+    """As typer ends it."""
+    monkeypatch.setattr("sys.argv", ["command", "--code", str(code)])
+    with pytest.raises(SystemExit) as ended:
+        run_command(command)
+    assert ended.value.code == code
