@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -48,7 +48,7 @@ class SceneMotion:
         """
         factor = max(1, round(frame.shape[1] / SIDE))
         size = (max(1, frame.shape[1] // factor), max(1, frame.shape[0] // factor))
-        small: Any = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if factor > 1 else frame
+        small = cast(Pixels, cv2.resize(frame, size, interpolation=cv2.INTER_AREA)) if factor > 1 else frame
         before = self._offset
         offset, agreeing = self._follow(small)
         if offset is None:
@@ -90,5 +90,5 @@ class SceneMotion:
         if small.dtype == np.uint8:
             return np.ascontiguousarray(small, np.uint8)
         low, high = self._range
-        shown: Bytes = np.clip((small - low) * (255 / max(1.0, high - low)), 0, 255).astype(np.uint8)
-        return shown
+        scaled: Bytes = np.clip((small - low) * (255 / max(1.0, high - low)), 0, 255).astype(np.uint8)
+        return scaled

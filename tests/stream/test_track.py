@@ -265,6 +265,8 @@ configs = st.builds(
     confirm_frames=st.integers(3, 32),
     life=st.floats(0.01, 1e6),
     memory=st.floats(0.01, 600),
+    confirm_score=st.floats(0, 0.5),
+    standing_score=st.floats(0.5, 0.99),
     max_tracks=st.integers(1, 30),
     clutter=st.floats(1e-6, 1e4),
     births=st.floats(1e-6, 1000),
@@ -278,7 +280,8 @@ def test_no_input_breaks_it(frames: list[tuple[list[tuple[float, float]], int]],
     tracker, now, ever, gone = Tracker(config), 0, set[int](), set[int]()
     for points, step in frames:
         now += step
-        tracks = tracker.update(seen(*points), now, (0.5, -0.5))
+        detections = replace(seen(*points), score=np.linspace(1, 0, len(points)))
+        tracks = tracker.update(detections, now, (0.5, -0.5))
         ids = [track.id for track in tracks]
         assert len(ids) == len(set(ids)) <= config.max_tracks
         assert len(tracker._tracks[0]) <= config.max_tracks
