@@ -65,8 +65,9 @@ class Batcher:
         for waiting, frame in batch:
             self._turn += 1
             waiting.served = self._turn
-            frame.dropped = dict(Counter(frame.dropped) + waiting.dropped)
-            waiting.dropped.clear()
+            if waiting.dropped:
+                frame.dropped = dict(Counter(frame.dropped) + waiting.dropped)
+                waiting.dropped.clear()
         return [frame for _, frame in batch]
 
     def wait_ns(self, now_ns: int) -> int | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from stream.frame import RESTART, Hello, Loaded, Passed, Recorded, TrackSummary
 from stream.history import History
@@ -129,9 +128,9 @@ class StreamBook:
 
     def status(self) -> StatusMessage:
         """Return the status of the last second, for the subscribers, and begin the next."""
-        latencies = np.array(self._second or [0]) / 1e6
+        ordered = sorted(self._second) or [0]
         self._second = []
-        p50, p99 = np.percentile(latencies, (50, 99))
+        p50, p99, largest = (ordered[math.ceil(share * len(ordered)) - 1] / 1e6 for share in (0.5, 0.99, 1))
         fps = self.fps()
         return StatusMessage(
             stream=self.name,
@@ -139,7 +138,7 @@ class StreamBook:
             frames=self.published,
             fps=round(fps, 3),
             dropped=dict(self.dropped),
-            latency_ms={"p50": float(p50), "p99": float(p99), "max": float(latencies.max())},
+            latency_ms={"p50": p50, "p99": p99, "max": largest},
             tracks=self.tracks,
             ring=self.ring,
             restarts=dict(self.restarts),

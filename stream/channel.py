@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 from multiprocessing import reduction
 from typing import Any
 
 LARGEST_PACKET = 8192  # bytes; a larger message travels as the descriptor of a file in memory
+DESCRIPTOR_SPACE = socket.CMSG_LEN(4)  # of one file descriptor, a C int
 BUFFER_BYTES = 1 << 20  # asked for; the kernel gives what it allows
 
 
@@ -65,9 +67,9 @@ class Channel:
         Raises:
             EOFError: if there is none and nobody holds the other end any more.
         """
-        content, fds, _, _ = socket.recv_fds(self._socket, LARGEST_PACKET, 1)
-        if fds:
-            with os.fdopen(fds[0], "rb") as file:
+        content, ancillary, _, _ = self._socket.recvmsg(LARGEST_PACKET, DESCRIPTOR_SPACE)
+        if ancillary:
+            with os.fdopen(int.from_bytes(ancillary[0][2], sys.byteorder), "rb") as file:
                 file.seek(0)
                 return file.read()
         if not content:

@@ -16,8 +16,10 @@ from engine.contract import EngineError
 from engine.one_line import OutputError, check_output
 from stream import StreamError
 from stream.books import StreamBook
+from stream.compiled import is_kept
 from stream.config import Config, load_config, streams_of
 from stream.log import ENDING, Log
+from stream.output import forgive
 from stream.report import PAGES, streams_table, write_json, write_report
 from stream.supervisor import PipelineError, Supervisor
 from stream.web.address import DEFAULT as ADDRESS
@@ -98,6 +100,7 @@ def run(
     run_pipeline.py --source rtsp://user:password@camera/stream --view
     run_pipeline.py --config site.yaml --check
     """
+    forgive(stdout=report_to != "-")
     log = Log(Console(stderr=report_to == "-"), log_json)
     given = {
         "model": model,
@@ -125,6 +128,8 @@ def run(
         to = checked.publish.endpoint
         starting = f"starting {checked.model} (engine {checked.engine}) for {to}"
         log.say("starting", starting, model=checked.model, engine=checked.engine, endpoint=to)
+        if not is_kept("detect_kernels.find"):
+            log.say("compiling", "compiling the detection for this machine; once, for some 20 s")
         try:
             with serving(checked, lambda line: log.say("serving", line, line=line)):
                 _run_and_show(supervisor, log)

@@ -161,6 +161,18 @@ class Config(_Strict):
         return streams
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and the merge keys of a small file cannot make it a large one: ``<<: [*a, *a, ...]``, again and again."""
+
+    _entries = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self._entries += len(node.value)
+        if self._entries > MAX_BYTES:
+            raise yaml.MarkedYAMLError(problem="its merge keys make too much of it", problem_mark=node.start_mark)
+
+
 def load_config(path: Path, overrides: dict[str, Any] | None = None, options: dict[str, str] | None = None) -> Config:
     """Read and check a configuration.
 
@@ -177,7 +189,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None, options: di
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigError(f"{path}: more than {MAX_BYTES // 1024} KiB; no configuration is that large")
-        raw = yaml.safe_load(text.decode())
+        raw = _Loader(text.decode()).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; a configuration is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ class Bin:
 
     published: int = 0
     dropped: int = 0
-    latencies: NDArray[np.int64] = field(default_factory=lambda: np.zeros(OCTAVES * STEPS, np.int64))
+    latencies: NDArray[np.int32] = field(default_factory=lambda: np.zeros(OCTAVES * STEPS, np.int32))
     max_ms: float = 0.0
 
     def merge(self, other: Bin) -> None:

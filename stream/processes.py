@@ -9,12 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from engine.asides import warn
 from stream.beats import PULSE, STEPS, Beats
 from stream.channel import Channel, channel
 from stream.frame import Failed
@@ -29,6 +30,9 @@ STARVED_S = 10.0  # without a pulse, of one that may only be waiting for a core
 HANG_S = 30.0  # without a step of its main loop: it hangs
 LATE_S = 0.5  # a look that comes so much later than the last says nothing of the workers: we were stopped ourselves
 MOST_RESTARTS, SPAN_S = 5, 60.0
+LOST = 255  # multiprocessing's exit code for a process whose fork server died: nobody knows its own
+AWAKE_S = 0.25  # how often we look whether the fork server is stopped
+FORK_S = 10.0  # how long a process may take to be started; a fork server that was just killed is replaced meanwhile
 BACK_OFF_S = (0.0, 0.0, 0.5, 1.0, 2.0)  # before the first, second, ... restart within the span
 
 # A new interpreter takes two seconds to import what a worker needs; a copy of one that has takes milliseconds. The
@@ -77,8 +81,7 @@ class Worker:
             name=spec.name,
             daemon=True,
         )
-        with _fork_server():
-            self.process.start()
+        _start(self.process)
         sender.close()
         self.started = time.monotonic()
 
@@ -98,6 +101,8 @@ class Worker:
             return self.stalled
         if self.said:
             return self.said.reason.removeprefix(f"{self.spec.name}: ")
+        if exit_code == LOST:
+            return "the worker died with the fork server"
         return f"the worker died ({f'signal {-exit_code}' if exit_code < 0 else f'exit code {exit_code}'})"
 
     def look(self, beats: Beats, now: float, fair: bool) -> None:
@@ -115,18 +120,42 @@ class Worker:
             count, since = int(beats.counts[self.number, which]), self._seen[which][1]
             if count != self._seen[which][0] or not fair or not count or since < self.started:
                 self._seen[which] = count, now
-            elif now - since > limit and (which == STEPS or now - since > STARVED_S or _is_stopped(self.process)):
+            elif now - since > limit and (which == STEPS or now - since > STARVED_S or _is_stopped(self.process.pid)):
                 self.stalled = f"the worker stalled ({what} for {limit:g} s)"
                 self.process.kill()
                 return
 
 
-def _is_stopped(process: BaseProcess) -> bool:
+def _is_stopped(pid: int | None) -> bool:
     try:
-        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][:1]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
     except OSError:
         return False
     return state in "Tt"
+
+
+@contextmanager
+def fork_server_awake() -> Iterator[None]:
+    """Let the fork server go on whenever it is stopped: without it no worker's end is known, and none is started.
+
+    On a thread, because whoever starts a worker waits for its answer. To kill it would be to kill all workers.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(AWAKE_S):
+            pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+            if pid is not None and _is_stopped(pid):
+                os.kill(pid, signal.SIGCONT)
+                warn("the fork server was stopped; it was told to go on")
+
+    thread = threading.Thread(target=watch, name="fork server", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -154,8 +183,24 @@ def load_fork_server() -> threading.Thread:
 
 def _start_nothing() -> None:
     process = _context.Process(target=os.getpid, daemon=True)
-    process.start()
-    process.join()
+    with suppress(OSError, EOFError):  # the fork server was killed; a worker's start finds another
+        process.start()
+        process.join()
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process, whatever happened to the fork server."""
+    deadline = time.monotonic() + FORK_S
+    while True:
+        try:
+            with _fork_server():
+                process.start()
+        except (OSError, EOFError):  # it was killed a moment ago, which only its parent's wait will tell
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextmanager

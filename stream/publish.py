@@ -22,6 +22,8 @@ HEARTBEAT_MS = 2_000
 DEAD_AFTER_MS = 10_000
 TRACKS = "tracks/"
 LINGER_MS = 10_000  # at the end, for subscribers to take what is left
+NEWS_AT_ONCE = 64  # of subscribers, that a message waits for
+MOST_TOPICS = 1024  # that are known to be wanted; of more, what is made on demand is not made
 NEWS_BYTES = 1024  # all that a subscriber may say: the topic it wants or no longer wants
 
 
@@ -97,17 +99,20 @@ class Publisher:
         return sum(n for topic, n in self._subscribed.items() if topic.startswith(TRACKS) or TRACKS.startswith(topic))
 
     def _listen(self) -> None:
-        """Take in the news of subscribers."""
-        while self._socket.poll(0):
+        """Take in the news of subscribers; of those that say much, some now and the rest later."""
+        for _ in range(NEWS_AT_ONCE):
+            if not self._socket.poll(0):
+                return
             self._enter(self._socket.recv())
 
     def _enter(self, news: bytes) -> None:
         topic = news[1:].decode(errors="replace")
-        if news[:1] == b"\x01":
+        if news[:1] == b"\x01" and (topic in self._subscribed or len(self._subscribed) < MOST_TOPICS):
             self._subscribed[topic] += 1
-        elif news[:1] == b"\x00":
+        elif news[:1] == b"\x00" and topic in self._subscribed:
             self._subscribed[topic] -= 1
-            self._subscribed = +self._subscribed
+            if not self._subscribed[topic]:
+                del self._subscribed[topic]
 
     def close(self) -> None:
         """Close, once the subscribers have what was sent."""

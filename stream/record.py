@@ -47,7 +47,7 @@ class RecordedMessage:
     """A message as it was published.
 
     Attributes:
-        time_ns: when, UTC, ns since 1970.
+        time_ns: when, ns since 1970; UTC as long as nobody set the clock during the run, and steady anyway.
         topic: its topic.
         payload: MessagePack.
     """
@@ -105,13 +105,15 @@ class SegmentWriter:
     Args:
         stem: its path without suffix; its folder is there.
         stream: name of the stream.
+        utc_offset_ns: what to add to a monotonic time for that of a message in the file: UTC as it was when the run
+            began, and steady from there on, however the clock is set.
 
     Raises:
         OSError: if a file cannot be written; so do all methods.
     """
 
-    def __init__(self, stem: Path, stream: str) -> None:
-        self.stem, self.stream = stem, stream
+    def __init__(self, stem: Path, stream: str, utc_offset_ns: int) -> None:
+        self.stem, self.stream, self._offset_ns = stem, stream, utc_offset_ns
         self.start_ns: int | None = None  # time_ns of the first frame
         self.video_bytes = 0
         self._container: Any = None
@@ -135,19 +137,20 @@ class SegmentWriter:
         """Write a frame, ``[height, width]`` or None if it was not kept, and what was published of it."""
         if self.start_ns is None:
             self.start_ns = record.time_ns
-        self._write(FRAMES + self.stream, msgspec.msgpack.encode(record), record.captured_utc_ns)
+        self._write(FRAMES + self.stream, msgspec.msgpack.encode(record), record.captured_ns)
         for message in messages:
-            self._write(message.topic, message.payload, record.captured_utc_ns)
+            self._write(message.topic, message.payload, record.captured_ns)
         self._file.flush()  # before the pixels: a kill leaves more records than frames, never fewer
         if pixels is not None:
             self._write_pixels(record, pixels)
 
-    def say(self, message: Publish, utc_ns: int) -> None:
-        """Write a message of no frame."""
-        self._write(message.topic, message.payload, utc_ns)
+    def say(self, message: Publish, now_ns: int) -> None:
+        """Write a message of no frame, published at ``now_ns`` of the monotonic clock."""
+        self._write(message.topic, message.payload, now_ns)
         self._file.flush()
 
-    def _write(self, topic: str, payload: bytes, utc_ns: int) -> None:
+    def _write(self, topic: str, payload: bytes, monotonic_ns: int) -> None:
+        utc_ns = monotonic_ns + self._offset_ns
         if topic not in self._channels:
             self._channels[topic] = self._writer.register_channel(topic, "msgpack", schema_id=0)
         self._writer.add_message(self._channels[topic], log_time=utc_ns, data=payload, publish_time=utc_ns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -146,16 +145,17 @@ def write_json(path: str, content: dict[str, Any]) -> None:
     Raises:
         StreamError: if it cannot be written.
     """
-    text = json.dumps(content, indent=2) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-    else:
-        _write(path, text)
+    _write(path, json.dumps(content, indent=2) + "\n")
 
 
 def _write(path: str, text: str) -> None:
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        if path == "-":
+            print(text, end="", flush=True)
+        else:
+            Path(path).write_text(text, encoding="utf-8")
+    except BrokenPipeError:  # nobody reads any more; typer ends without a word
+        raise
     except OSError as error:
         raise StreamError(f"--report {path}: {error.strerror}") from None
 

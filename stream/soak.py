@@ -23,7 +23,7 @@ from stream import StreamError
 from stream.client import Subscription
 from stream.messages import TracksMessage
 from stream.publish import free_endpoint
-from stream.usage import PROC, family, name_of
+from stream.usage import PROC, family, name_of, own_shm
 
 COMMAND = Path(__file__).parents[1] / "run_pipeline.py"
 SETTLING_MINUTES = 5.0
@@ -41,7 +41,7 @@ class Soak:
         minutes: of the run.
         pss_mb: memory of each process that is no file's, with its share of what it shares, MB.
         handles: open files of each process.
-        shm: entries in /dev/shm, ``[minute]``.
+        shm: entries of the run's in /dev/shm, ``[minute]``.
         latencies_ns: capture to publish of each frame, ``[minute]``.
     """
 
@@ -50,10 +50,13 @@ class Soak:
     handles: dict[int, dict[str, list[int]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     shm: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     latencies_ns: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    _pids: set[int] = field(default_factory=set)  # that were seen
 
     def sample(self, pid: int, minute: int) -> None:
         """Look at every process of the run once."""
-        for each in family(pid):
+        processes = family(pid)
+        self._pids.update(processes)
+        for each in processes:
             try:
                 name = "supervisor" if each == pid else name_of(each)
                 rollup = (PROC / str(each) / "smaps_rollup").read_text()
@@ -64,7 +67,7 @@ class Soak:
             parts = (rollup.partition(f"\n{key}:")[2].split(maxsplit=1)[0] for key in ("Pss_Anon", "Pss_Shmem"))
             self.pss_mb[minute][name].append(sum(map(int, parts)) / 1024)
             self.handles[minute][name].append(handles)
-        self.shm[minute].append(len(os.listdir("/dev/shm")))
+        self.shm[minute].append(len(own_shm(self._pids)))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a minute: medians of memory and handles, the largest of /dev/shm, p99 of latency."""

@@ -33,7 +33,7 @@ from stream.frame import (
     try_send,
 )
 from stream.messages import encode
-from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, load_fork_server
+from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake, load_fork_server
 from stream.sources import check_source, masked
 from stream.system import for_again, process_table, wire
 
@@ -94,24 +94,25 @@ class Supervisor:
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in STOPS}
         finished = False
-        try:
-            loading = load_fork_server()
-            while loading.is_alive() and not self._signals:  # seconds, in which Ctrl-C is to be answered
-                loading.join(TICK_S)
-            for worker in self._workers.values() if not self._signals else []:
-                worker.start(self._beats, worker.spec)
-            finished = not self._signals and self._watch()
-        finally:
-            self._end(STOP_S if finished else 0)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with fork_server_awake():
+            try:
+                loading = load_fork_server()
+                while loading.is_alive() and not self._signals:  # seconds, in which Ctrl-C is to be answered
+                    loading.join(TICK_S)
+                for worker in self._workers.values() if not self._signals else []:
+                    worker.start(self._beats, worker.spec)
+                finished = not self._signals and self._watch()
+            finally:
+                self._end(STOP_S if finished else 0)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         self.show(self.books)
         if self._failure:
             raise (StreamError if self._failure.bad_input else PipelineError)(self._failure.reason)
         if self._given_up:
             raise PipelineError(self._given_up)
         if faults := [book.fault for book in self.books if book.fault]:
-            raise StreamError(faults[0])
+            raise StreamError("; ".join(faults))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signals += 1
@@ -201,6 +202,9 @@ class Supervisor:
         match message:
             case Passed():
                 self.books[message.stream].add(message)
+                if message.fault and not all(book.ended for book in self.books):
+                    name = self.books[message.stream].name
+                    warn(f"{name} has ended: {message.fault}; the others go on")
             case Recorded():
                 self.books[message.stream].record(message)
             case Hello():

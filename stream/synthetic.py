@@ -149,6 +149,5 @@ def detections_of(points: list[tuple[float, float]], width: int, height: int) ->
 def detections_at(xy: NDArray[np.float64], width: int, height: int) -> Detections:
     """Return detections of a single pixel each at ``xy``, float64 ``[n, 2]``, all alike but for their place."""
     ones = np.ones(len(xy))
-    return Detections(
-        x=xy[:, 0], y=xy[:, 1], area=ones, peak=ones, score=ones, scr=10 * ones, width=width, height=height
-    )
+    x, y = np.ascontiguousarray(xy.T)
+    return Detections(x=x, y=y, area=ones, peak=ones, score=ones, scr=10 * ones, width=width, height=height)

@@ -9,6 +9,7 @@ from pathlib import Path
 from stream.channel import Channel, channel
 from stream.config import Config
 from stream.frame import Hello
+from stream.publish import monotonic_to_utc_ns
 from stream.record import new_run
 from stream.ring import FrameRing
 from stream.sources import is_live
@@ -75,7 +76,8 @@ def process_table(config: Config, wiring: Wiring, threshold: float) -> list[Work
     recorders = []
     if config.record.folder:
         room = Path(config.record.folder)
-        arguments = record.RecordWorkerConfig(names, room, new_run(room), round(config.record.max_gb * 1e9))
+        most = round(config.record.max_gb * 1e9)
+        arguments = record.RecordWorkerConfig(names, room, new_run(room), most, monotonic_to_utc_ns())
         recorders = [
             WorkerSpec("record", record.main, (arguments, wiring.rings, wiring.tap[0], wiring.tapped[1])),
         ]

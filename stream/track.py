@@ -10,42 +10,57 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.special import expit
 
-from stream.associate import Pairs, assign, gated_pairs
+from stream.associate import assign
 from stream.detect import Detections
-from stream.kalman import PP, STATE_ROWS, VV, VX, VY, X, Y, correct, covariances, predict
+from stream.track_kernels import (
+    AGE,
+    AREA,
+    CONFIRMED,
+    HITS,
+    ID,
+    MEAN_X,
+    MEAN_Y,
+    ODDS,
+    PEAK,
+    PP,
+    QUALITY,
+    RECENT,
+    RECENT_HITS,
+    ROWS,
+    SCR,
+    SURPRISE,
+    VV,
+    Flags,
+    Floats,
+    Ints,
+    X,
+    Y,
+    confirm,
+    correct,
+    gated_pairs,
+    hold,
+    judge,
+    likelihoods,
+    of_the_strong,
+    of_the_weak,
+    predict,
+    report,
+    who_stays,
+)
 
 HISTORY = 32  # frames whose hits a track remembers
-MATURE = 2.2  # log-odds of existence from which a track's hits and misses tell the detection probability
 FORGET = 0.98  # a frame: clutter and detection probability follow the last 50 frames or so
 PRIOR_FRAMES = 5.0  # what the first guess of the clutter counts for
 PRIOR_CHANCES = 50.0  # what the first guess of the detection probability counts for
 LEAST_CLUTTER = 0.02  # false detections a frame: a quiet stream does not make every detection a target
-LARGEST_ODDS = 12.0
-SMALLEST = 1e-30  # probability: its logarithm stays a number
-HIDDEN = -3.0  # log-odds that a target out of sight is still there: misses come in runs, so that many tell no more
-REMEMBERED = 0.1  # a detection: what the last one counts for in the mean score of a track
-SURPRISED = 0.15  # a detection: what the last one counts for in how well a track's course fits
 STATES = ("tentative", "coasting", "confirmed")
 FIRST_STEP = 1e-3  # seconds, for births before the first interval is known
 UNPROVED = 1.5  # the surprise of a new track, between that of a course that fits (1) and of a turn (2)
-EAGER = 100.0  # more than any pair's log-likelihood falls short of a miss
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.intp]
-Flags = NDArray[np.bool_]
-
-# The rows of the table of tracks that follow the filters' own.
-ODDS, SURPRISE, AREA, PEAK, SCR, ID, HITS, AGE, RECENT, RECENT_HITS, UNSEEN, QUALITY, CONFIRMED = range(
-    STATE_ROWS, STATE_ROWS + 13
-)
-ROWS = CONFIRMED + 1
 
 
 class TrackConfig(BaseModel):
@@ -65,9 +80,11 @@ class TrackConfig(BaseModel):
         confirm_hits: M, frames with a detection among the last N that confirm a track.
         confirm_frames: N.
         confirm_probability: that the target exists, which a track needs as well.
-        confirm_score: and the mean score of its last detections (``Detections.score``): what stands still in a scene,
-            such as the corner of a roof, can look like a faint target for as long as it is there. A confirmed track
-            that falls below it is not reported until it is above again.
+        confirm_score: and the mean score of its last detections (``Detections.score``). A confirmed track that falls
+            below it is not reported until it is above again.
+        standing_score: the same for a track that has not moved yet from where it began: what stands still in a scene,
+            such as the corner of a roof, can look like a faint target for as long as it is there. A target that hovers
+            must look better than one that moves; at least ``confirm_score``.
         report_probability: below it a confirmed track is not reported, but can still come back.
         memory: how long a confirmed track without detections can come back under its id, seconds.
         max_tracks: the weakest leave first.
@@ -89,7 +106,8 @@ class TrackConfig(BaseModel):
     confirm_hits: Annotated[int, Field(ge=1, le=HISTORY)] = 3
     confirm_frames: Annotated[int, Field(ge=1, le=HISTORY)] = 5
     confirm_probability: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.45
+    confirm_score: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    standing_score: Annotated[float, Field(ge=0, lt=1)] = 0.65
     report_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
     memory: Annotated[float, Field(gt=0, le=600)] = 1.0
     max_tracks: Annotated[int, Field(ge=1, le=10_000)] = 1000
@@ -103,6 +121,10 @@ class TrackConfig(BaseModel):
             )
         if self.calm > self.manoeuvre:
             raise ValueError(f"calm ({self.calm}) must be at most manoeuvre ({self.manoeuvre})")
+        if self.confirm_score > self.standing_score:
+            raise ValueError(
+                f"confirm_score ({self.confirm_score}) must be at most standing_score ({self.standing_score})"
+            )
         return self
 
 
@@ -178,106 +200,73 @@ class Tracker:
         """
         step = 0.0 if self._time_ns is None else (time_ns - self._time_ns) / 1e9
         if abs(step) > self._config.memory:
-            self._tracks = self._tracks[:, :0]
+            self._tracks = np.zeros((ROWS, 0))
             step = 0.0
         elif step <= 0 and self._time_ns is not None:
             self.late += 1
-            self._tracks[X] += motion[0]  # the scene moved all the same
-            self._tracks[Y] += motion[1]
+            self._tracks[[X, MEAN_X]] += motion[0]  # the scene moved all the same
+            self._tracks[[Y, MEAN_Y]] += motion[1]
             self.claimed = np.zeros(len(detections), np.bool_)
             return self._report()
         self._time_ns = time_ns
         if step > 0:
             self._drift = motion[0] / step, motion[1] / step
-        self._predict(step, motion)
-        matches = self._associate(detections)
-        self._correct(detections, matches)
-        self._drop(detections, matches)
-        self._start(detections, matches, step)
+        config = self._config
+        held = _nothing_held(self._tracks.shape[1], len(detections), math.log(1 - self.detection_probability))
+        predict(self._tracks, step, motion, config.calm, config.manoeuvre, config.life)
+        self._associate(detections, held)
+        self._learn(detections, *judge(self._tracks, held.detection, held.gain))
+        d = detections
+        correct(self._tracks, held.detection, held.distance, (d.x, d.y, d.area, d.peak, d.score, d.scr), config.noise)
+        confirm(
+            self._tracks, held.detection, config.confirm_hits, config.confirm_frames,
+            self._confirm_odds, config.confirm_score, config.standing_score,
+        )  # fmt: skip
+        self.claimed = ~held.free
+        self._drop(detections, held)
+        self._start(detections, held.free, step)
         return self._report()
 
-    def _predict(self, step: float, motion: tuple[float, float]) -> None:
-        tracks, config = self._tracks, self._config
-        if not tracks.shape[1]:
-            return
-        tracks[X] += motion[0]
-        tracks[Y] += motion[1]
-        tracks[UNSEEN] += step
-        turning = np.minimum(np.maximum(tracks[SURPRISE] - 1, 0), 1)
-        predict(tracks, step, (config.calm * (config.manoeuvre / config.calm) ** turning) ** 2)
-        real = np.maximum(np.exp(-step / config.life) * expit(tracks[ODDS]), SMALLEST)
-        tracks[ODDS] = np.log(real / (1 - real))
+    def _associate(self, detections: Detections, held: _Held) -> None:
+        """Share out the detections.
 
-    def _associate(self, detections: Detections) -> _Matches:
+        Tracks that are probably real choose first, by how much likelier the pair is than a miss and a false alarm;
+        what they leave goes to those that are still to be proved, which take what they can get.
+        """
         tracks, config, found = self._tracks, self._config, self.detection_probability
-        matches = _Matches(tracks.shape[1], len(detections), math.log(1 - found))
-        if not tracks.shape[1] or not len(detections):
-            return matches
         spread = tracks[PP] + config.noise**2
-        pairs = gated_pairs(
-            np.stack([tracks[X], tracks[Y]]), spread, np.stack([detections.x, detections.y]), config.gate
-        )
+        track, detection, distance = gated_pairs(tracks[X], tracks[Y], spread, detections.x, detections.y, config.gate)
+        if not len(track):
+            return
         density = self.clutter / (detections.width * detections.height)
-        gain = math.log(found / (2 * math.pi * density)) - np.log(spread)[pairs.track] - pairs.distance / 2
-        # Probably real tracks choose first, by how much likelier the pair is than a miss and a false
-        # alarm; what they leave goes to those that are still to be proved, which take what they can get.
-        odds = tracks[ODDS]
-        real = expit(odds)
-        worth = gain + np.log(real / (1 - found * real))[pairs.track]
-        strong = (odds >= 0)[pairs.track]
-        matches.add(pairs, assign(pairs.track, pairs.detection, np.where(strong, worth, 0.0)), gain)
-        weak = ~strong & matches.free[pairs.detection]
-        if weak.any():
-            worth += np.where(tracks[CONFIRMED] > 0, 0.0, EAGER)[pairs.track]
-            matches.add(pairs, assign(pairs.track, pairs.detection, np.where(weak, worth, 0.0)), gain)
-        return matches
+        gain, worth = likelihoods(tracks, track, distance, spread, found, density)
+        pairs = track, detection, distance, gain
+        hold(assign(track, detection, of_the_strong(tracks, track, worth)), *pairs, *held)
+        weak, some = of_the_weak(tracks, track, detection, worth, held.free)
+        if some:
+            hold(assign(track, detection, weak), *pairs, *held)
 
-    def _correct(self, detections: Detections, matches: _Matches) -> None:
-        tracks, config = self._tracks, self._config
-        hit = matches.held >= 0
-        own = matches.held[hit]
-        mature = tracks[ODDS] >= MATURE
-        least = np.where(tracks[CONFIRMED] > 0, HIDDEN, -np.inf)
-        tracks[ODDS] = np.minimum(np.maximum(tracks[ODDS] + matches.gain, least), LARGEST_ODDS)
-        false = len(detections) - float(expit(tracks[ODDS][hit]).sum())
-        self._false, self._frames = FORGET * self._false + false, FORGET * self._frames + 1
-        self._found = FORGET * self._found + np.count_nonzero(mature & hit)
-        self._chances = FORGET * self._chances + np.count_nonzero(mature)
+    def _learn(self, detections: Detections, explained: float, found: int, chances: int) -> None:
+        """Learn the stream's clutter and detection probability."""
+        self._false = FORGET * self._false + len(detections) - explained
+        self._frames = FORGET * self._frames + 1
+        self._found = FORGET * self._found + found
+        self._chances = FORGET * self._chances + chances
 
-        seen = correct(tracks[:, hit], detections.x[own], detections.y[own], config.noise**2)
-        seen[AREA], seen[PEAK], seen[SCR] = detections.area[own], detections.peak[own], detections.scr[own]
-        seen[SURPRISE] += SURPRISED * (matches.distance[hit] / 2 - seen[SURPRISE])
-        seen[HITS] += 1
-        seen[QUALITY] += np.maximum(REMEMBERED, 1 / seen[HITS]) * (detections.score[own] - seen[QUALITY])
-        seen[UNSEEN] = 0
-        tracks[:, hit] = seen
-        tracks[AGE] += 1
-        recent = (tracks[RECENT].astype(np.int64) << 1 | hit) & ((1 << config.confirm_frames) - 1)
-        tracks[RECENT] = recent
-        tracks[RECENT_HITS] = np.bitwise_count(recent)
-        proved = (tracks[RECENT_HITS] >= config.confirm_hits) & (tracks[ODDS] >= self._confirm_odds)
-        proved &= tracks[QUALITY] >= config.confirm_score
-        tracks[CONFIRMED] = np.maximum(tracks[CONFIRMED], proved)
-
-    def _drop(self, detections: Detections, matches: _Matches) -> None:
+    def _drop(self, detections: Detections, held: _Held) -> None:
         """Drop tracks that cannot be confirmed any more, that are long gone, or that have left the frame."""
-        tracks, config = self._tracks, self._config
-        misses = np.minimum(tracks[AGE], config.confirm_frames) - tracks[RECENT_HITS]
-        gone = np.where(
-            tracks[CONFIRMED] > 0,
-            tracks[UNSEEN] > config.memory,
-            misses > config.confirm_frames - config.confirm_hits,
-        )
-        x, y, hit = tracks[X], tracks[Y], matches.held >= 0
-        outside = (x < -0.5) | (y < -0.5) | (x > detections.width - 0.5) | (y > detections.height - 0.5)
-        self.claimed = np.zeros(len(detections), np.bool_)
-        self.claimed[matches.held[hit]] = True
-        self._tracks = tracks[:, ~(gone | (outside & ~hit))]
+        config = self._config
+        stays, everyone = who_stays(
+            self._tracks, held.detection, (detections.width, detections.height),
+            config.confirm_hits, config.confirm_frames, config.memory,
+        )  # fmt: skip
+        if not everyone:
+            self._tracks = self._tracks.compress(stays, 1)
 
-    def _start(self, detections: Detections, matches: _Matches, step: float) -> None:
-        config, free = self._config, matches.free
-        born = np.zeros((ROWS, np.count_nonzero(free)))
-        if born.shape[1]:
+    def _start(self, detections: Detections, free: Flags, step: float) -> None:
+        config = self._config
+        if free.any():
+            born = np.zeros((ROWS, np.count_nonzero(free)))
             born[X], born[Y], born[AREA] = detections.x[free], detections.y[free], detections.area[free]
             born[PEAK], born[SCR] = detections.peak[free], detections.scr[free]
             born[PP] = config.noise**2
@@ -286,53 +275,42 @@ class Tracker:
             born[ODDS] = math.log(config.births * max(step, FIRST_STEP) / self.clutter)
             born[ID] = np.arange(self.next_id, self.next_id + born.shape[1])
             born[[HITS, AGE, RECENT, RECENT_HITS]] = 1
-            sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= config.confirm_score)
+            born[[MEAN_X, MEAN_Y]] = born[[X, Y]]
+            sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= config.standing_score)
             born[CONFIRMED] = (config.confirm_hits == 1) & sure
             self.next_id += born.shape[1]
             self._tracks = np.concatenate([self._tracks, born], axis=1)
         if self._tracks.shape[1] > config.max_tracks:
             rank = np.lexsort((self._tracks[ID], -self._tracks[ODDS], -self._tracks[CONFIRMED]))
-            self._tracks = self._tracks[:, np.sort(rank[: config.max_tracks])]
+            self._tracks = self._tracks.take(np.sort(rank[: config.max_tracks]), 1)
 
     def _report(self) -> list[Track]:
-        tracks = self._tracks
-        shown = (tracks[ODDS] >= self._report_odds) & (tracks[QUALITY] >= self._config.confirm_score)
-        tracks = tracks[:, (tracks[CONFIRMED] == 0) | shown]
-        state = tracks[CONFIRMED] * (1 + (tracks[UNSEEN] == 0))
-        whole = [row.astype(np.int64).tolist() for row in (tracks[ID], state, tracks[HITS], tracks[AGE])]
-        kinematics = (tracks[[X, Y, VX, VY]] + np.array([[0.0], [0.0], [self._drift[0]], [self._drift[1]]])).tolist()
-        cov = covariances(tracks).reshape(-1, 16).tolist()
-        looks = tracks[[ODDS, AREA, PEAK, SCR]].tolist()
+        config = self._config
+        rows = report(self._tracks, self._report_odds, config.confirm_score, config.standing_score, self._drift)
         return [
-            Track(key, STATES[number], x, y, vx, vy, cov, score, area, peak, scr, hits, age)
-            for key, number, hits, age, x, y, vx, vy, cov, score, area, peak, scr in zip(
-                *whole, *kinematics, cov, *looks, strict=True
-            )
+            Track(int(key), STATES[int(state)], x, y, vx, vy, cov, score, area, peak, scr, int(hits), int(age))
+            for key, state, x, y, vx, vy, score, area, peak, scr, hits, age, *cov in rows.tolist()
         ]
 
 
-class _Matches:
+class _Held(NamedTuple):
     """Which track holds which detection in one frame.
 
     Attributes:
-        held: detection of each track, -1 for none.
-        gain: log-likelihood ratio of existence that each track's detection, or its lack, brings.
+        detection: of each track, -1 for none.
         distance: squared Mahalanobis distance of each track's detection.
-        free: bool, detections that no track holds.
+        gain: log-likelihood ratio of existence that each track's detection, or its lack, brings.
+        free: detections that no track holds.
     """
 
-    def __init__(self, tracks: int, detections: int, miss: float) -> None:
-        self.held = np.full(tracks, -1, np.intp)
-        self.gain = np.full(tracks, miss)
-        self.distance = np.zeros(tracks)
-        self.free = np.ones(detections, np.bool_)
+    detection: Ints
+    distance: Floats
+    gain: Floats
+    free: Flags
 
-    def add(self, pairs: Pairs, chosen: Ints, gain: Floats) -> None:
-        track, detection = pairs.track[chosen], pairs.detection[chosen]
-        self.held[track] = detection
-        self.gain[track] = gain[chosen]
-        self.distance[track] = pairs.distance[chosen]
-        self.free[detection] = False
+
+def _nothing_held(tracks: int, detections: int, miss: float) -> _Held:
+    return _Held(np.full(tracks, -1), np.zeros(tracks), np.full(tracks, miss), np.ones(detections, np.bool_))
 
 
 def _log_odds(p: float) -> float:

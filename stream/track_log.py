@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from stream.frame import TrackSummary
 from stream.track import Track
@@ -11,12 +14,29 @@ MOST_TRACKS = 200  # the longest ones
 MOST_POINTS = 64  # of a path
 
 
+@dataclass(slots=True)
+class _Entry:
+    """A track's sum so far; its path is in a row of the log's paths."""
+
+    summary: TrackSummary
+    row: int
+    stride: int = 1
+    points: int = 0
+
+
 class TrackLog:
-    """Sums up the tracks that are not tentative, frame by frame, in bounded memory."""
+    """Sums up the tracks that are not tentative, frame by frame, in memory that hardly grows.
+
+    Attributes:
+        count: tracks that there were.
+    """
 
     def __init__(self) -> None:
-        self._tracks: dict[int, TrackSummary] = {}
-        self._strides: dict[int, int] = {}
+        self.count = 0
+        self._entries: dict[int, _Entry] = {}
+        self._paths = np.full((2 * MOST_TRACKS, MOST_POINTS + 1, 2), 0, np.float32)
+        self._free = list(range(len(self._paths)))
+        self._now: set[int] = set()  # ids of the last frame
         self._start_ns: int | None = None
 
     def add(self, tracks: Sequence[Track], time_ns: int) -> None:
@@ -24,25 +44,43 @@ class TrackLog:
         if self._start_ns is None:
             self._start_ns = time_ns
         at_s = (time_ns - self._start_ns) / 1e9
+        now = {track.id for track in tracks if track.state != "tentative"}
+        self.count += len(now - self._now)
+        self._now = now
         for track in tracks:
             if track.state == "tentative":
                 continue
-            summary = self._tracks.get(track.id)
-            if summary is None:
-                summary = self._tracks[track.id] = TrackSummary(track.id, at_s, at_s, 0, 0, [])
-                self._strides[track.id] = 1
-            if summary.frames % self._strides[track.id] == 0:
-                summary.path.append((round(track.x, 1), round(track.y, 1)))
-                if len(summary.path) > MOST_POINTS:
-                    summary.path = summary.path[::2]
-                    self._strides[track.id] *= 2
+            entry = self._entries.get(track.id) or self._begin(track.id, at_s)
+            summary = entry.summary
+            if summary.frames % entry.stride == 0:
+                self._extend(entry, track.x, track.y)
             summary.end_s = at_s
             summary.frames += 1
             summary.coasted += track.state == "coasting"
-        if len(self._tracks) > 2 * MOST_TRACKS:
-            self._tracks = {summary.id: summary for summary in self.longest()}
-            self._strides = {id_: self._strides[id_] for id_ in self._tracks}
+
+    def _extend(self, entry: _Entry, x: float, y: float) -> None:
+        path = self._paths[entry.row]
+        path[entry.points] = x, y
+        entry.points += 1
+        if entry.points > MOST_POINTS:
+            thinned = path[::2].copy()
+            path[: len(thinned)] = thinned
+            entry.points, entry.stride = len(thinned), 2 * entry.stride
+
+    def _begin(self, id_: int, at_s: float) -> _Entry:
+        """Enter a track; where there is no room, the longer half of those that are there stays."""
+        if not self._free:
+            self._entries = {entry.summary.id: entry for entry in self._longest()}
+            self._free = sorted(set(range(len(self._paths))) - {entry.row for entry in self._entries.values()})
+        entry = self._entries[id_] = _Entry(TrackSummary(id_, at_s, at_s, 0, 0, []), self._free.pop())
+        return entry
+
+    def _longest(self) -> list[_Entry]:
+        return sorted(self._entries.values(), key=lambda entry: -entry.summary.frames)[:MOST_TRACKS]
 
     def longest(self) -> list[TrackSummary]:
         """Return the longest tracks, longest first."""
-        return sorted(self._tracks.values(), key=lambda summary: -summary.frames)[:MOST_TRACKS]
+        for entry in (found := self._longest()):
+            path = self._paths[entry.row, : entry.points].tolist()
+            entry.summary.path = [(round(x, 1), round(y, 1)) for x, y in path]
+        return [entry.summary for entry in found]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +77,27 @@ def family(pid: int) -> list[int]:
             except OSError:
                 continue
     return family
+
+
+def own_shm(pids: Iterable[int]) -> set[str]:
+    """Return the names in /dev/shm that are this program's: other programs' come and go.
+
+    Its own are called after it or after one of these processes, or one of them has them open or mapped.
+    """
+    numbers = {str(pid) for pid in pids}
+    used: set[str] = set()
+    for number in numbers:
+        try:
+            used.update(word for word in (PROC / number / "maps").read_text().split() if word.startswith("/dev/shm/"))
+            for link in (PROC / number / "fd").iterdir():
+                used.add(os.readlink(link))
+        except OSError:  # it ended, or closed the file, while we looked
+            continue
+    return {
+        name
+        for name in os.listdir("/dev/shm")
+        if name.startswith("irstream") or numbers & set(re.split("[._-]", name)) or f"/dev/shm/{name}" in used
+    }
 
 
 def name_of(pid: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import msgpack
 import zmq
 
 from stream.publish import free_endpoint
+from stream.usage import own_shm
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 90
@@ -51,29 +51,27 @@ def processes(mark: str) -> list[tuple[int, str]]:
     return found
 
 
-def shm_names(pids: set[int]) -> set[str]:
-    """Return the names in /dev/shm that are this program's or some processes': those of other programs come and go."""
-    numbers = {str(pid) for pid in pids}
-    return {
-        name
-        for name in os.listdir("/dev/shm")
-        if name.startswith("irstream") or not numbers.isdisjoint(re.split("[._-]", name))
-    }
-
-
 class Run:
     """A run in the background, marked so that whatever it leaves behind is found."""
 
-    def __init__(self, *arguments: object, endpoint: str | None = None, cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        endpoint: str | None = None,
+        cwd: Path = ROOT,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.endpoint = endpoint or free_endpoint()
         self.mark = f"IRSTREAM_TEST={uuid.uuid4()}"
         self.pids: set[int] = set()  # that were seen
-        self.shm = shm_names(self.pids)
+        self.shm = own_shm(self.pids)
         name, _, value = self.mark.partition("=")
         command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments), "--publish", self.endpoint]
         self.process = subprocess.Popen(
             command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, name: value, "COLUMNS": "200"}, start_new_session=True,
+            # SPT_NOENV: a process's new title may else be written over its environment, and the mark with it.
+            env={**os.environ, **(environment or {}), name: value, "COLUMNS": "200", "SPT_NOENV": "1"},
+            start_new_session=True,
         )  # fmt: skip
 
     def listen(self, until: Callable[[list[dict]], bool] | None = None) -> list[dict]:
@@ -99,7 +97,7 @@ class Run:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = [pid for pid, command in processes(self.mark) if command.startswith(f"irstream {name}")]
+            found[:] = [pid for pid, command in processes(self.mark) if command == f"irstream {name}"]
             return bool(found)
 
         wait_until(look, LIMIT_S, f"worker {name}")
@@ -118,7 +116,7 @@ class Run:
         end = time.monotonic() + 5  # the fork server sees that we have gone, and goes
         while (left := [command for _, command in processes(self.mark)]) and time.monotonic() < end:
             time.sleep(0.02)
-        left += [f"/dev/shm/{name}" for name in shm_names(self.pids) - self.shm]
+        left += [f"/dev/shm/{name}" for name in own_shm(self.pids) - self.shm]
         return Outcome(self.process.returncode, out, err, messages or [], left)
 
 

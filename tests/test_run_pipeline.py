@@ -20,7 +20,9 @@ import onnx
 import pytest
 
 from engine.base import ENGINES
-from tests.pipeline import LIMIT_S, ROOT, Outcome, Run, processes, run, shm_names, tracks_of, wait_until
+from stream.publish import free_endpoint
+from stream.usage import own_shm
+from tests.pipeline import LIMIT_S, ROOT, Outcome, Run, processes, run, tracks_of, wait_until
 
 CLIP = "IR_DRONE_077"
 
@@ -118,6 +120,16 @@ def test_report_to_standard_output_leaves_it_to_json_alone() -> None:
     assert json.loads(outcome.out)["streams"][0]["published"] == 20
 
 
+def test_a_log_whose_disk_is_full_ends_no_run(tmp_path: Path) -> None:
+    """What it says cannot be written anywhere; its frames are published and its report is as ever."""
+    arguments = ["--source", "scene:?frames=20", "--file", "--report", tmp_path / "r.json"]
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "run_pipeline.py", *map(str, arguments), "--publish", free_endpoint()]
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=full, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "r.json").read_text())["streams"][0]["published"] == 20
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [False, True], ids=["to-the-command", "to-all-its-processes"])
 def test_a_signal_ends_the_run_cleanly(number: signal.Signals, group: bool) -> None:
@@ -147,7 +159,7 @@ def test_a_killed_supervisor_takes_its_workers_with_it() -> None:
     started.process.kill()
     started.process.communicate(timeout=LIMIT_S)
     wait_until(lambda: not processes(started.mark), 10, "the workers' end")
-    assert shm_names(started.pids) <= started.shm
+    assert own_shm(started.pids) <= started.shm
 
 
 def test_the_pipeline_imports_no_torch() -> None:

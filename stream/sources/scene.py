@@ -98,14 +98,15 @@ class SceneSource(Source):
         # Drawn before it is due: a camera's frame is there when it is due, and no later.
         if self._next is None:
             self._next = self._draw()
+        pixels, spots = self._next
+        truth = tuple(TruePoint(spot.id, spot.x, spot.y) for spot in spots if spot.inside)
+        camera_ns = self._due_ns(0)
         captured_ns = time.monotonic_ns()
         if self.start_ns is not None:
             captured_ns = self._due_ns(self.start_ns)
             if not wait_until(captured_ns, timeout):
                 return None
-        pixels, self._spots = self._next
-        truth = tuple(TruePoint(spot.id, spot.x, spot.y) for spot in self._spots if spot.inside)
-        camera_ns = self._due_ns(0)
+        self._spots = spots
         self._skip(1)
         return SourceFrame(pixels, captured_ns, camera_ns, lost, truth)
 

@@ -13,13 +13,19 @@ from engine.asides import AS_JSON, say_traceback, speak_json
 from engine.contract import EngineError
 from stream import StreamError, beats
 from stream.frame import Failed, Port, send
+from stream.output import forgive
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
 
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies, however it dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wake_on_time() -> None:
+    """Let this thread's timers go off when they are due; the kernel else takes up to 50 us more, to save power."""
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
 
 def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, arguments: tuple[object, ...]) -> None:
@@ -38,11 +44,13 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
         os.kill(supervisor, 0)
     except ProcessLookupError:  # it died before we asked to be told
         sys.exit(1)
+    wake_on_time()
     import cv2
     from setproctitle import setproctitle
 
     cv2.setNumThreads(1)  # a worker is one of many; its maps are too small to share out
     setproctitle(f"irstream {name}")
+    forgive(stdout=False)
     if AS_JSON in os.environ:
         speak_json(name)
     try:

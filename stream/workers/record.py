@@ -38,12 +38,14 @@ class RecordWorkerConfig:
         room: the folder of all recordings.
         run: the folder of this one, in it.
         max_bytes: of all recordings in the room.
+        utc_offset_ns: what to add to a monotonic time to get UTC, as it was when the run began.
     """
 
     streams: tuple[str, ...]
     room: Path
     run: Path
     max_bytes: int
+    utc_offset_ns: int
 
 
 @dataclass
@@ -64,6 +66,7 @@ class _Room:
         self.segment_bytes = config.max_bytes // (SHARE * len(config.streams))
         self._lock = threading.Lock()
         self._open: dict[str, Path] = {}
+        self._begun: list[Path] = []  # by us, in their order: the clock may be set back at any time
 
     def new_segment(self, stream: str) -> SegmentWriter:
         """Make room for a stream's next segment and return it."""
@@ -74,20 +77,23 @@ class _Room:
             self._make_room(self.config.max_bytes - self.segment_bytes * len(self.config.streams))
             last = max((int(stem.name) for stem in segments(folder) if stem.name.isdecimal()), default=0)
             stem = self._open[stream] = folder / f"{last + 1:06d}"
-        return SegmentWriter(stem, stream)
+        self._begun.append(stem)
+        return SegmentWriter(stem, stream, self.config.utc_offset_ns)
 
     def _make_room(self, most: int) -> None:
         found = []
+        self._begun = [stem for stem in self._begun if stem.with_suffix(MCAP).exists()]
+        begun = {stem: number for number, stem in enumerate(self._begun)}
         for path in self.config.room.glob(f"*/*/*{MCAP}"):
             stem = path.with_suffix("")
             if stem not in self._open.values():
                 with suppress(OSError):  # someone took it away meanwhile
                     video = stem.with_suffix(VIDEO)
                     size = path.stat().st_size + (video.stat().st_size if video.exists() else 0)
-                    found.append((path.stat().st_mtime_ns, stem, size))
+                    found.append((begun.get(stem, -1), path.stat().st_mtime_ns, stem, size))
         found.sort()
-        total = sum(size for _, _, size in found)
-        for _, stem, size in found:
+        total = sum(size for *_, size in found)
+        for *_, stem, size in found:
             if total <= most:
                 break
             total -= size
@@ -186,7 +192,7 @@ class _StreamRecorder:
         before = segment.size
         if entry.record is None:
             for message in entry.messages:
-                segment.say(message, time.time_ns())
+                segment.say(message, time.monotonic_ns())
         else:
             pixels = self._view(entry.tapped) if entry.tapped else entry.pixels
             segment.add(entry.record, pixels, entry.messages)

@@ -91,7 +91,6 @@ class _Stream:
     latencies: list[tuple[int, ...]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     tracks: int = 0
-    confirmed: set[int] = field(default_factory=set)
     log: TrackLog = field(default_factory=TrackLog)
 
 
@@ -131,8 +130,6 @@ class _TrackWorker:
             detections = stream.alarms.keep(detections)
         frame.times["detect"] = time.monotonic_ns()
         motion = stream.motion.update(pixels) if stream.motion else (0.0, 0.0)
-        if not self.tap:
-            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         now = own_time_ns(frame.captured_ns, frame.camera_ns, frame.live)
         late = stream.tracker.late
         tracks = stream.tracker.update(detections, now, motion)
@@ -141,15 +138,16 @@ class _TrackWorker:
         frame.times["track"] = time.monotonic_ns()
         self.miss(stream, frame.seq, frame.dropped)
         stream.ledger["next_id"] = stream.tracker.next_id
-        messages = self.publish(stream, frame, tracks)
-        stream.ledger["published"] += 1
+        stream.ledger["published"] += 1  # before it is: a frame that was published must never count as dropped too
         stream.ledger["passed"] = frame.seq + 1
+        messages = self.publish(stream, frame, tracks)
+        if not self.tap:
+            send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         if self.tap or self.publisher.wants(f"detections/{stream.name}"):
             messages.append(self.send(detections_message(stream.name, frame.seq, now, detections)))
         if self.tap and not self.tap.offer(frame, now, messages):
             send(self.returns[frame.stream], Release(frame.slot, frame.seq))
         stream.tracks = sum(track.state != "tentative" for track in tracks)
-        stream.confirmed.update(track.id for track in tracks if track.state != "tentative")
         stream.log.add(tracks, now)
         stream.dropped.update(frame.dropped)
         if len(stream.latencies) < MOST_ROWS:
@@ -212,7 +210,7 @@ class _TrackWorker:
             stream.latencies,
             dict(stream.dropped),
             stream.tracks,
-            len(stream.confirmed),
+            stream.log.count,
             ended=end is not None,
             fault=end.fault if end else None,
             summaries=stream.log.longest() if end else [],

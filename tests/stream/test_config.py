@@ -64,6 +64,8 @@ def test_overrides_replace_keys_and_make_the_maps_they_need(tmp_path: Path) -> N
         (GOOD + "model: !!python/object/apply:os.system [true]", "not YAML: could not determine a constructor"),
         ("a: &a [1, 1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n"
          for i in range(12)) + GOOD.replace("rpcanet_plus_k1", "*m"), "a: no such key|model: input should be"),
+        ("x0: &x0 {k: v}\n" + "".join(f"x{i}: &x{i} {{<<: [{', '.join([f'*x{i - 1}'] * 10)}]}}\n" for i in range(1, 9)),
+         "not YAML: its merge keys make too much of it in line 6"),
         ("streams:\n" + "".join(f"- {{name: s{i}, source: x}}\n" for i in range(65)), "streams: .*at most 64"),
     ],
 )  # fmt: skip

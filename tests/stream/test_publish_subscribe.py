@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import zmq
 from stream import StreamError
 from stream.client import subscribe
 from stream.messages import StatusMessage, TracksMessage, encode
-from stream.publish import Publisher
+from stream.publish import MOST_TOPICS, NEWS_AT_ONCE, Publisher
 from stream.subscribe import describe
 
 
@@ -132,4 +133,29 @@ def test_what_nobody_wants_need_not_be_made(endpoint: str, publisher: Publisher)
     assert not publisher.wants("truth/sky")
     socket.close(linger=0)
     assert settles(False)
+    context.term()
+
+
+def test_of_subscribers_that_want_much_a_message_waits_for_some_news_and_the_most_is_bounded(
+    endpoint: str, publisher: Publisher
+) -> None:
+    """Their news are taken in a few at a time; what they want beyond the most is not made for them."""
+    context = zmq.Context()
+    subscribers = [context.socket(zmq.SUB) for _ in range(2)]
+    for first, subscriber in enumerate(subscribers):
+        subscriber.connect(endpoint)
+        for number in range(first, MOST_TOPICS + 100, 2):
+            subscriber.subscribe(f"detections/{number}")
+    known = [0]
+    end = time.monotonic() + 30
+    while known[-1] < MOST_TOPICS and time.monotonic() < end:
+        publisher.send("tracks/sky", b"")
+        known.append(len(publisher._subscribed))
+    assert max(after - before for before, after in itertools.pairwise(known)) <= NEWS_AT_ONCE
+    assert publisher.wants("detections/7")
+    assert max(known) == MOST_TOPICS
+    for subscriber in subscribers:
+        subscriber.close(linger=0)
+    while publisher.wants("detections/7"):
+        assert time.monotonic() < end
     context.term()

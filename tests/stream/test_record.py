@@ -55,7 +55,7 @@ def message_of(seq: int) -> Publish:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_segment_gives_back_every_pixel_record_and_message(bits: int, tmp_path: Path) -> None:
     """What is read is what was written, to the bit; a frame whose pixels were not kept has its record still."""
-    writer = SegmentWriter(tmp_path / "000001", "a")
+    writer = SegmentWriter(tmp_path / "000001", "a", 0)
     records = [frame_record(seq, bits, kept=seq != 3) for seq in range(8)]
     for each in records:
         writer.add(each, pixels_of(each.seq, bits) if each.kept else None, [message_of(each.seq)])
@@ -74,7 +74,7 @@ def test_a_segment_gives_back_every_pixel_record_and_message(bits: int, tmp_path
 @pytest.mark.parametrize("suffix", [MCAP, VIDEO])
 def test_a_segment_that_is_cut_anywhere_gives_what_is_before_the_cut(suffix: str, bits: int, tmp_path: Path) -> None:
     """However many bytes are there, what is read is a beginning of what was written: nothing torn, nothing raised."""
-    writer = SegmentWriter(tmp_path / "000001", "a")
+    writer = SegmentWriter(tmp_path / "000001", "a", 0)
     for seq in range(6):
         writer.add(frame_record(seq, bits), pixels_of(seq, bits), [message_of(seq)])
     writer.close()
@@ -97,7 +97,7 @@ WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
 from tests.stream.test_record import SegmentWriter, frame_record, message_of, pixels_of
-writer = SegmentWriter(Path(sys.argv[1]), "a")
+writer = SegmentWriter(Path(sys.argv[1]), "a", 0)
 for seq in range(10**6):
     writer.add(frame_record(seq, 16), pixels_of(seq, 16), [message_of(seq)])
     print(seq, flush=True)
@@ -133,7 +133,7 @@ class Tapper:
         self.back, back = Pipe(duplex=False)
         self.reports, reports = Pipe(duplex=False)
         self.others_ends = out, back, reports  # open as long as ours
-        config = RecordWorkerConfig(("a",), room, self.run, max_bytes)
+        config = RecordWorkerConfig(("a",), room, self.run, max_bytes, 0)
         self.thread = threading.Thread(target=record.main, args=(config, [self.ring], out, back, reports), daemon=True)
         self.thread.start()
         assert isinstance(self.next(self.reports), Ready)
@@ -222,6 +222,20 @@ def test_the_oldest_segments_leave_to_keep_the_bound(tmp_path: Path) -> None:
     assert not first.run.exists()
 
 
+def test_the_oldest_leave_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """What is on disk when it is set back seems to be of the future, and is older than all that comes."""
+    tapper = Tapper(tmp_path, 200_000, live=False)
+    for number in range(150):
+        if number == 60:
+            for path in tmp_path.rglob("*.mcap"):
+                os.utime(path, (time.time() + 86_400,) * 2)
+        tapper.tap(16)
+    tapper.end()
+    seqs = [each.seq for each, _ in tapper.read()]
+    assert 20 < len(seqs) < 90
+    assert seqs == list(range(150 - len(seqs), 150))
+
+
 def test_live_frames_that_come_too_fast_are_counted_and_keep_their_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +304,7 @@ def test_a_recorder_that_is_started_again_goes_on_in_a_new_segment(tmp_path: Pat
     tapper = Tapper(tmp_path)
     tapper.tap()
     tapper.end()
-    config = RecordWorkerConfig(("a",), tmp_path, tapper.run, 10**9)
+    config = RecordWorkerConfig(("a",), tmp_path, tapper.run, 10**9, 0)
     room = record._Room(config)
     assert room.new_segment("a").stem.name == "000002"
 

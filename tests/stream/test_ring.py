@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stream.ring import FrameRing, RingReader
-from tests.pipeline import shm_names
+from stream.usage import own_shm
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -49,10 +49,10 @@ def test_slots_do_not_overlap_at_the_largest_frame() -> None:
 
 
 def test_a_ring_has_no_name_and_takes_no_memory_before_it_is_written() -> None:
-    before = shm_names({os.getpid()})
+    before = own_shm({os.getpid()})
     ring = FrameRing(slots=8)
     ring.frame(0, 256, 320, 8).fill(1)
-    assert shm_names({os.getpid()}) == before
+    assert own_shm({os.getpid()}) == before
     stat = os.stat(f"/proc/self/fd/{ring._fd}")
     assert stat.st_blocks * 512 < 1024 * 1024 < stat.st_size
     ring.close()

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stream.associate import assign, gated_pairs
+from stream.associate import assign
 from stream.detect import Detections
 from stream.score_tracks import Points, score_tracks
 from stream.synthetic import SCENARIOS, Scenario, Sequence, detections_at, make_sequence
-from stream.track import ID, Track, TrackConfig, Tracker
+from stream.track import Track, TrackConfig, Tracker
+from stream.track_kernels import ID, PP, PV, ROWS, SURPRISE, VV, VX, VY, X, Y, correct, gated_pairs, predict
 
 FRAME_NS = 33_333_333
 WIDTH, HEIGHT = 256, 256
@@ -154,20 +155,55 @@ def test_velocities_are_those_in_the_picture() -> None:
     assert track.vx == pytest.approx(6 * 1e9 / FRAME_NS, rel=0.02)
 
 
-def test_what_looks_faint_for_as_long_as_it_is_there_is_not_confirmed() -> None:
-    """The mean score of a track's detections must reach ``confirm_score``; a confirmed one that falls is not shown."""
+def faint(frames: int, score: float, speed: float = 0.0, seed: int = 0) -> list[Detections]:
+    """A target of that score, its place uncertain by 0.3 px; it moves to the right, px/frame."""
+    rng = np.random.default_rng(seed)
+    points = np.stack([50 + speed * np.arange(frames), np.full(frames, 100.0)], 1) + rng.normal(0, 0.3, (frames, 2))
+    return [replace(seen((x, y)), score=np.full(1, score)) for x, y in points]
 
-    def faint(score: float) -> Detections:
-        found = seen((50.0, 100.0))
-        return replace(found, score=np.full(1, score))
 
-    tracker = Tracker(TrackConfig(confirm_score=0.45))
-    states = [tracker.update(faint(0.4), (k + 1) * FRAME_NS)[0].state for k in range(40)]
-    assert set(states) == {"tentative"}
-    states = [[t.state for t in tracker.update(faint(0.9), (k + 41) * FRAME_NS)] for k in range(10)]
-    assert states[-1] == ["confirmed"]
-    shown = [tracker.update(faint(0.1), (k + 51) * FRAME_NS) for k in range(40)]
-    assert shown[-1] == []
+def states_of(tracker: Tracker, frames: list[Detections], after: int = 0) -> list[str | None]:
+    found = [tracker.update(frame, (after + k + 1) * FRAME_NS) for k, frame in enumerate(frames)]
+    return [tracks[0].state if tracks else None for tracks in found]
+
+
+@pytest.mark.parametrize(
+    ("score", "speed", "expected"),
+    [
+        # What looks faint and stands still, such as the corner of a roof, is not confirmed, however long it is there.
+        (0.5, 0.0, T),
+        # The same on the move is a target, though it moves by a pixel in six frames.
+        (0.5, 0.15, C),
+        # What hovers is a target if it looks like one.
+        (0.8, 0.0, C),
+        # What moves but hardly looks like anything is none.
+        (0.2, 1.0, T),
+    ],
+)
+def test_what_stands_still_must_look_more_like_a_target(score: float, speed: float, expected: str) -> None:
+    tracker = Tracker(TrackConfig(confirm_score=0.4, standing_score=0.65))
+    assert states_of(tracker, faint(120, score, speed))[-1] == expected
+
+
+def test_a_target_that_has_moved_may_stop() -> None:
+    """Having moved is not forgotten: a faint target that flies in and then hovers stays reported."""
+    frames = [*faint(40, 0.5, 0.5), *(replace(seen((69.5, 100.0)), score=np.full(1, 0.5)) for _ in range(200))]
+    assert states_of(Tracker(TrackConfig()), frames)[-1] == "confirmed"
+
+
+def test_a_scene_that_moves_makes_nothing_move() -> None:
+    """Clutter that a pan carries along still stands, in the tracker that is told of the pan."""
+    tracker = Tracker(TrackConfig())
+    for k, frame in enumerate(faint(60, 0.5, 2.0)):
+        (track,) = tracker.update(frame, (k + 1) * FRAME_NS, (2.0, 0.0))
+    assert track.state == "tentative"
+
+
+def test_a_track_that_comes_to_look_faint_is_not_shown() -> None:
+    tracker = Tracker(TrackConfig())
+    assert states_of(tracker, faint(10, 0.9, 1.0))[-1] == "confirmed"
+    still = [replace(frame, score=np.full(1, 0.1)) for frame in faint(50, 0.9, 1.0)[10:]]
+    assert states_of(tracker, still, after=10)[-1] is None
 
 
 def test_streams_share_nothing() -> None:
@@ -282,17 +318,51 @@ def test_gate_finds_what_all_pairs_find(seed: int, tracks: int, detections: int)
     rng = np.random.default_rng(seed)
     centres, points = rng.uniform(0, 30, (2, tracks)), rng.uniform(0, 30, (2, detections))
     variance = rng.uniform(0.1, 10, tracks)
-    pairs = gated_pairs(centres, variance, points, 3.0)
+    track, detection, apart = gated_pairs(centres[0], centres[1], variance, points[0], points[1], 3.0)
     distance = ((centres[:, :, None] - points[:, None, :]) ** 2).sum(0) / variance[:, None]
-    assert set(zip(pairs.track.tolist(), pairs.detection.tolist(), strict=True)) == set(
+    assert set(zip(track.tolist(), detection.tolist(), strict=True)) == set(
         zip(*(index.tolist() for index in np.nonzero(distance <= 9.0)), strict=True)
     )
-    assert pairs.distance == pytest.approx(distance[pairs.track, pairs.detection])
+    assert apart == pytest.approx(distance[track, detection])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.001, 0.5))
+def test_the_filter_is_the_textbook_one(seed: int, step: float) -> None:
+    """Three numbers a track do what the 4x4 matrices of a constant-velocity Kalman filter do."""
+    rng = np.random.default_rng(seed)
+    noise, calm = 0.5, 20.0
+    state = rng.normal(50, 20, 4)  # x, y, vx, vy
+    root = rng.normal(0, 5, (2, 2))
+    one = root @ root.T + np.eye(2)  # of position and velocity on each axis
+    tracks = np.zeros((ROWS, 1))
+    tracks[[X, Y, VX, VY], 0], tracks[[PP, PV, VV], 0] = state, (one[0, 0], one[0, 1], one[1, 1])
+    tracks[SURPRISE] = 1  # a course that fits: the drive is the calm one
+    cov = np.kron(one, np.eye(2))
+    at = rng.normal(50, 20, 2)
+
+    move = np.kron(np.array([[1, step], [0, 1]]), np.eye(2))
+    drive = calm**2 * np.kron(np.array([[step**3 / 3, step**2 / 2], [step**2 / 2, step]]), np.eye(2))
+    look = np.eye(2, 4)
+    state, cov = move @ state, move @ cov @ move.T + drive
+    gain = cov @ look.T @ np.linalg.inv(look @ cov @ look.T + noise**2 * np.eye(2))
+    state, cov = state + gain @ (at - look @ state), (np.eye(4) - gain @ look) @ cov
+
+    predict(tracks, step, (0.0, 0.0), calm, 120.0, 8.0)
+    ones = np.ones(1)
+    correct(tracks, np.zeros(1, np.int64), np.zeros(1), (at[:1].copy(), at[1:].copy(), ones, ones, ones, ones), noise)
+    assert tracks[[X, Y, VX, VY], 0] == pytest.approx(state, rel=1e-6, abs=1e-6)
+    assert tracks[[PP, PV, VV], 0] == pytest.approx((cov[0, 0], cov[0, 2], cov[2, 2]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("settings_", "said"),
-    [({"confirm_hits": 6}, "confirm_frames"), ({"calm": 200}, "manoeuvre"), ({"nosie": 1}, "nosie")],
+    [
+        ({"confirm_hits": 6}, "confirm_frames"),
+        ({"calm": 200}, "manoeuvre"),
+        ({"confirm_score": 0.7}, "standing_score"),
+        ({"nosie": 1}, "nosie"),
+    ],
 )
 def test_bad_settings_are_named(settings_: dict[str, float], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
