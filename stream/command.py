@@ -16,7 +16,6 @@ from engine.contract import EngineError
 from engine.one_line import OutputError, check_output
 from stream import StreamError
 from stream.books import StreamBook
-from stream.compiled import is_kept
 from stream.config import Config, load_config, streams_of
 from stream.log import ENDING, Log
 from stream.output import forgive
@@ -128,8 +127,6 @@ def run(
         to = checked.publish.endpoint
         starting = f"starting {checked.model} (engine {checked.engine}) for {to}"
         log.say("starting", starting, model=checked.model, engine=checked.engine, endpoint=to)
-        if not is_kept("detect_kernels.find"):
-            log.say("compiling", "compiling the detection for this machine; once, for some 20 s")
         try:
             with serving(checked, lambda line: log.say("serving", line, line=line)):
                 _run_and_show(supervisor, log)

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
@@ -18,18 +17,30 @@ def compiled(kernel: Kernel) -> Kernel:
     from numba import njit  # here, for it takes a while
 
     try:
-        return cast(Kernel, njit(nogil=True, cache=True)(kernel))
+        made: Any = njit(nogil=True, cache=True)(kernel)
     except RuntimeError:  # neither here nor in the user's cache: it is compiled every time
         return cast(Kernel, njit(nogil=True)(kernel))
+    _forgive(made._cache)
+    return cast(Kernel, made)
 
 
-def is_kept(kernel: str) -> bool:
-    """Tell whether the code of a kernel, ``module.function`` of this package, is kept already.
+def _forgive(cache: Any) -> None:  # noqa: ANN401 (Numba's own)
+    """Let a cache that cannot be read or written cost time alone: a power cut leaves empty files, a disk fills."""
+    load, save = cache.load_overload, cache.save_overload
 
-    Where we may not write beside the source it is kept in the user's cache, if anywhere; then it is taken to be there.
-    """
-    here = Path(__file__).parent
-    return any((here / "__pycache__").glob(f"{kernel}-*.nbi")) or not os.access(here, os.W_OK)
+    def load_if_whole(*wanted: object) -> object:
+        try:
+            return load(*wanted)
+        except Exception:
+            with contextlib.suppress(OSError):
+                cache.flush()  # what is there is not to be believed; the next save begins anew
+            return None
+
+    def save_if_possible(*made: object) -> None:
+        with contextlib.suppress(OSError):
+            save(*made)
+
+    cache.load_overload, cache.save_overload = load_if_whole, save_if_possible
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 
@@ -44,6 +46,11 @@ class Forgiving:
 
 def forgive(stdout: bool) -> None:
     """Make this process's standard error forgiving, and its output if ``stdout``, whose reader's end still ends it."""
-    sys.stderr = cast(TextIO, Forgiving(sys.stderr, pipe=True))
+    sys.stderr = cast(TextIO, Forgiving(_open(sys.stderr), pipe=True))
     if stdout:
-        sys.stdout = cast(TextIO, Forgiving(sys.stdout, pipe=False))
+        sys.stdout = cast(TextIO, Forgiving(_open(sys.stdout), pipe=False))
+
+
+def _open(file: TextIO | None) -> TextIO:
+    """Return a file that is there: whoever starts us may have closed it."""
+    return file or Path(os.devnull).open("w")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -75,13 +75,14 @@ class Worker:
         """Start its process."""
         self.reports, sender = channel()
         self.ready, self.said, self.stalled, self.due = False, None, None, None
-        self.process = _context.Process(
+        process = _context.Process(
             target=work_watched,
             args=(beats, self.number, spec.main, spec.name, sender, os.getpid(), spec.arguments),
             name=spec.name,
             daemon=True,
         )
-        _start(self.process)
+        _start(process)
+        self.process = process
         sender.close()
         self.started = time.monotonic()
 
@@ -177,6 +178,22 @@ def deaf_to_stops() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def load_fork_server() -> threading.Thread:
+    """Start the fork server; return a thread that ends when it has imported what workers need."""
+    with _fork_server():  # not in that thread: it dies with the thread that started it
+        pass
+    loading = threading.Thread(target=_start_nothing, daemon=True)
+    loading.start()
+    return loading
+
+
+def _start_nothing() -> None:
+    process = _context.Process(target=os.getpid, daemon=True)
+    with suppress(OSError, EOFError):  # the fork server was killed; a worker's start finds another
+        process.start()
+        process.join()
+
+
 def _start(process: BaseProcess) -> None:
     """Start a process, whatever happened to the fork server."""
     deadline = time.monotonic() + FORK_S
@@ -190,21 +207,6 @@ def _start(process: BaseProcess) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def load_fork_server() -> threading.Thread:
-    """Start the fork server; return a thread that ends when it has imported what workers need."""
-    with _fork_server():  # not in that thread: it dies with the thread that started it
-        pass
-    loading = threading.Thread(target=_start_nothing, daemon=True)
-    loading.start()
-    return loading
-
-
-def _start_nothing() -> None:
-    process = _context.Process(target=os.getpid, daemon=True)
-    process.start()
-    process.join()
 
 
 @contextmanager

@@ -33,21 +33,14 @@ from stream.frame import (
     try_send,
 )
 from stream.messages import encode
-from stream.processes import (
-    LATE_S,
-    MOST_RESTARTS,
-    SPAN_S,
-    STOPS,
-    Worker,
-    fork_server_awake,
-    load_fork_server,
-)
+from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake, load_fork_server
 from stream.sources import check_source, masked
-from stream.system import for_again, process_table, wire
+from stream.system import WorkerSpec, for_again, process_table, wire
 
 START_S = 120.0
 STOP_S = 15.0
 TICK_S = 0.25
+PATIENCE_S = 8.0  # before a start is explained
 STATUS_S = 1.0
 
 
@@ -105,11 +98,14 @@ class Supervisor:
         finished = False
         with fork_server_awake():
             try:
-                loading = load_fork_server()
+                loading, patience = load_fork_server(), time.monotonic() + PATIENCE_S
                 while loading.is_alive() and not self._signals:  # seconds, in which Ctrl-C is to be answered
                     loading.join(TICK_S)
+                    if time.monotonic() > patience:
+                        patience = float("inf")
+                        tell("still starting: the first start on a machine compiles detection and tracking, some 20 s")
                 for worker in self._workers.values() if not self._signals else []:
-                    worker.start(self._beats, worker.spec)
+                    self._begin(worker, worker.spec)
                 finished = not self._signals and self._watch()
             finally:
                 self._end(STOP_S if finished else 0)
@@ -281,7 +277,7 @@ class Supervisor:
                 tap.recv_bytes()
             for stream in range(len(self.books)):
                 send(self._wiring.tapped[1], Returned(stream, -1, 0))
-        worker.start(self._beats, for_again(worker.spec, [book.hello for book in self.books if book.hello]))
+        self._begin(worker, for_again(worker.spec, [book.hello for book in self.books if book.hello]))
         if worker.spec.name in ("infer", "track"):
             for capture, (_, returns) in zip(self._captures, self._wiring.returns, strict=True):
                 if not capture.finished:
@@ -298,6 +294,12 @@ class Supervisor:
     def _tell_captures(self, message: Go | Stop) -> None:
         for _, sender in self._wiring.returns:
             send(sender, message)
+
+    def _begin(self, worker: Worker, spec: WorkerSpec) -> None:
+        try:
+            worker.start(self._beats, spec)
+        except (OSError, EOFError) as error:
+            raise PipelineError(f"{spec.name}: no process could be started ({error or 'no fork server'})") from None
 
     def _publish_status(self, book: StreamBook) -> None:
         try_send(self._wiring.outbox[1], Publish(*encode(book.status())))  # a tracker that is stuck must not stop us

@@ -157,11 +157,12 @@ class Tracker:
     Attributes:
         next_id: the id of the next track.
         late: frames left out because their time was not after the one before.
+        confirmed: tracks that ever were.
         claimed: bool ``[n]``, which of the last frame's detections belong to tracks that were there before.
     """
 
     def __init__(self, config: TrackConfig, first_id: int = 1) -> None:
-        self.late = 0
+        self.late = self.confirmed = 0
         self._drift = 0.0, 0.0  # px/s, of the whole scene: the filters' velocities are relative to it
         self.claimed: Flags = np.zeros(0, np.bool_)
         self._config = config
@@ -218,7 +219,7 @@ class Tracker:
         self._learn(detections, *judge(self._tracks, held.detection, held.gain))
         d = detections
         correct(self._tracks, held.detection, held.distance, (d.x, d.y, d.area, d.peak, d.score, d.scr), config.noise)
-        confirm(
+        self.confirmed += confirm(
             self._tracks, held.detection, config.confirm_hits, config.confirm_frames,
             self._confirm_odds, config.confirm_score, config.standing_score,
         )  # fmt: skip
@@ -278,6 +279,7 @@ class Tracker:
             born[[MEAN_X, MEAN_Y]] = born[[X, Y]]
             sure = (born[ODDS] >= self._confirm_odds) & (born[QUALITY] >= config.standing_score)
             born[CONFIRMED] = (config.confirm_hits == 1) & sure
+            self.confirmed += int(born[CONFIRMED].sum())
             self.next_id += born.shape[1]
             self._tracks = np.concatenate([self._tracks, born], axis=1)
         if self._tracks.shape[1] > config.max_tracks:

@@ -252,8 +252,8 @@ def correct(
 
 
 @compiled
-def confirm(tracks: Floats, held: Ints, hits: int, frames: int, odds: float, score: float, standing: float) -> None:
-    """Note who was seen, and confirm the tracks with so many hits in so many frames, odds and a mean score.
+def confirm(tracks: Floats, held: Ints, hits: int, frames: int, odds: float, score: float, standing: float) -> int:
+    """Note who was seen; confirm the tracks with so many hits in so many frames, odds and a mean score; count them.
 
     Args:
         tracks: the table.
@@ -264,6 +264,7 @@ def confirm(tracks: Floats, held: Ints, hits: int, frames: int, odds: float, sco
         score: of a track that has moved.
         standing: of one that has not.
     """
+    new = 0
     for t in range(len(held)):
         recent = (int(tracks[RECENT, t]) << 1 | int(held[t] >= 0)) & ((1 << frames) - 1)
         tracks[RECENT, t] = recent
@@ -272,8 +273,11 @@ def confirm(tracks: Floats, held: Ints, hits: int, frames: int, odds: float, sco
             count += recent & 1
             recent >>= 1
         tracks[RECENT_HITS, t] = count
-        if count >= hits and tracks[ODDS, t] >= odds and _looks_good(tracks, t, score, standing):
+        good = count >= hits and tracks[ODDS, t] >= odds and _looks_good(tracks, t, score, standing)
+        if good and tracks[CONFIRMED, t] == 0:
             tracks[CONFIRMED, t] = 1
+            new += 1
+    return new
 
 
 @compiled

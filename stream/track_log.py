@@ -25,18 +25,12 @@ class _Entry:
 
 
 class TrackLog:
-    """Sums up the tracks that are not tentative, frame by frame, in memory that hardly grows.
-
-    Attributes:
-        count: tracks that there were.
-    """
+    """Sums up the tracks that are not tentative, frame by frame, in memory that hardly grows."""
 
     def __init__(self) -> None:
-        self.count = 0
         self._entries: dict[int, _Entry] = {}
         self._paths = np.full((2 * MOST_TRACKS, MOST_POINTS + 1, 2), 0, np.float32)
         self._free = list(range(len(self._paths)))
-        self._now: set[int] = set()  # ids of the last frame
         self._start_ns: int | None = None
 
     def add(self, tracks: Sequence[Track], time_ns: int) -> None:
@@ -44,9 +38,6 @@ class TrackLog:
         if self._start_ns is None:
             self._start_ns = time_ns
         at_s = (time_ns - self._start_ns) / 1e9
-        now = {track.id for track in tracks if track.state != "tentative"}
-        self.count += len(now - self._now)
-        self._now = now
         for track in tracks:
             if track.state == "tentative":
                 continue

@@ -5,6 +5,7 @@ Whatever starts a thread when it is imported (OpenVINO, ONNX Runtime) must not b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -17,13 +18,12 @@ import stream.workers.capture
 import stream.workers.infer
 import stream.workers.record
 import stream.workers.track
-from stream.compiled import is_kept
 from stream.detect import DetectConfig
 from stream.track import TrackConfig
 
 stream.workers.die_with_parent()  # and the workers die with it
 if str(os.getppid()) != os.environ.get("IRSTREAM_SUPERVISOR"):  # it died before we asked to be told
     sys.exit(1)
-if is_kept("detect_kernels.find"):  # else the worker that needs it compiles it, and says when it is ready
+with contextlib.suppress(Exception):  # the worker that needs it tries again, and can say what is wrong
     stream.workers.track.warm_up(DetectConfig(), TrackConfig())
 setproctitle.setproctitle("irstream fork server")

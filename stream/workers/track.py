@@ -210,7 +210,7 @@ class _TrackWorker:
             stream.latencies,
             dict(stream.dropped),
             stream.tracks,
-            stream.log.count,
+            stream.tracker.confirmed,
             ended=end is not None,
             fault=end.fault if end else None,
             summaries=stream.log.longest() if end else [],

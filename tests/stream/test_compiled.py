@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ADD = """
 import sys
-from stream.compiled import compiled, is_kept
+from stream.compiled import compiled
 
 @compiled
 def add(a, b):
@@ -49,3 +51,13 @@ def test_without_a_place_to_keep_it_it_is_compiled_every_time(tmp_path: Path) ->
     env = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere / "cache"), "IPYTHONDIR": str(nowhere)}
     assert run(tmp_path, **env) == "0"
     assert run(tmp_path, **env) == "0"
+
+
+@pytest.mark.parametrize(("files", "size"), [("*.nbi", 0), ("*.nbi", 100), ("*.nbc", 0), ("*.nbc", 1000)])
+def test_code_that_is_cut_short_is_compiled_again(tmp_path: Path, files: str, size: int) -> None:
+    """As a power cut leaves it; and the next process finds it whole."""
+    assert run(tmp_path) == "0"
+    for file in (tmp_path / "__pycache__").glob(files):
+        os.truncate(file, size)
+    assert run(tmp_path) == "0"
+    assert run(tmp_path) == "1"
