@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PULSE_S = 0.2
+PULSE_S = 0.3
 PULSE, STEPS = 0, 1
 
 

@@ -33,7 +33,7 @@ from stream.window import FULL_8_BIT, WindowFollower
 
 LOST = "lost by the camera"
 NO_SLOT = "no free slot"
-READ_S = 0.1  # how long a read may wait before we look whether to stop
+READ_S = 0.25  # how long a read may wait before we look whether to stop
 
 
 class _Stopped(Exception):  # noqa: N818 (an ending, not an error)
