@@ -59,7 +59,10 @@ KEYS = ["NUDT_SIRST_mIoU_92.37", "SIRST_Aug_mIoU_74.56", "IRSTD_1K_mIoU_64.68"]
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_authors_networks_through_both_engines(key, data, tmp_path):
-    """The exported graph of each checkpoint is within 2 grey levels of PyTorch on every reference frame."""
+    """The exported graph of each checkpoint is within 2 grey levels of PyTorch on every reference frame.
+
+    OpenVINO compiles each size of frame for seconds: it gets the two smallest.
+    """
     weights = data / "checkpoints" / "l-rpcanet" / f"{key}.pkl"
     network, _ = load_network(weights)
     path = tmp_path / "authors.onnx"
@@ -67,10 +70,13 @@ def test_the_authors_networks_through_both_engines(key, data, tmp_path):
     engines = [load_engine(str(path), name) for name in CPU_ENGINES]
     window = np.array([[0, 255]], np.float32)
     with np.load(data / "reference" / f"{key}.npz") as reference:
-        for name in [name for name in reference.files if name.endswith(".frame")]:
+        names = sorted((n for n in reference.files if n.endswith(".frame")), key=lambda n: reference[n].size)
+        for place, name in enumerate(names):
             frame, logits = reference[name], reference[name.replace(".frame", ".logits")].astype(np.float64)
             want = 255 / (1 + np.exp(-np.clip(logits, -50, 50)))
             for engine in engines:
+                if engine.name == "openvino" and place >= 2:
+                    continue
                 assert np.abs(engine.infer(frame[None, None], window)[0, 0] - want).max() <= 2, (name, engine.name)
 
 
