@@ -134,7 +134,7 @@ from stream.channel import channel
 from stream.workers import work
 
 def main(reports):
-    logging.getLogger("a.library").warning("it\\nmumbles")
+    logging.getLogger("a.backend").warning("it\\nmumbles")
     warnings.warn("old")
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()

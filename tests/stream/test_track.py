@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stream.detect import Detections
-from stream.score_tracks import Points, score_tracks
+from stream.score_tracks import score_tracks
 from stream.synthetic import SCENARIOS, Scenario, Sequence, detections_at, make_sequence
 from stream.track import Track, TrackConfig, Tracker
+from stream.track_bench import run_ours
 from stream.track_kernels import ID
 
 FRAME_NS = 33_333_333
@@ -240,7 +241,7 @@ def test_covariance_is_honest() -> None:
 def test_plain_scenes() -> None:
     """The figures that were asked for over seeds 0 to 9, and no scene that is much worse than the rest."""
     scenes = [make_sequence(SCENARIOS[0], seed) for seed in range(10)]
-    scores = [score_tracks(scene.truth, [_points(tracks) for tracks in _run(scene)[1]]) for scene in scenes]
+    scores = [score_tracks(scene.truth, run_ours(scene, SCENARIOS[0])[0]) for scene in scenes]
     assert np.mean([score.mota for score in scores]) >= 0.93
     assert np.mean([score.idf1 for score in scores]) >= 0.95
     assert min(score.mota for score in scores) > 0.90
@@ -312,93 +313,6 @@ def test_bad_settings_are_named(settings_: dict[str, float], said: str) -> None:
         TrackConfig(**settings_)
 
 
-@pytest.mark.parametrize(
-    ("truth", "found", "expected"),
-    [
-        # Perfect tracks score 1 everywhere.
-        ([{1: 0, 2: 50}] * 3, [{7: 0, 8: 50}] * 3, {"mota": 1.0, "idf1": 1.0, "hota": 1.0, "switches": 0}),
-        # No tracks: everything is missed.
-        ([{1: 0}] * 4, [{}] * 4, {"mota": 0.0, "idf1": 0.0, "missed": 4, "false": 0}),
-        # Tracks of nothing: everything is false.
-        ([{}] * 4, [{7: 0}] * 4, {"missed": 0, "false": 4, "idf1": 0.0}),
-        # One switch in four frames: MOTA loses a frame's worth, IDF1 half.
-        ([{1: 0}] * 4, [{7: 0}] * 2 + [{8: 0}] * 2, {"mota": 0.75, "idf1": 0.5, "switches": 1}),
-        # Four pixels off is still right, a little more is not.
-        ([{1: 0}], [{7: 4}], {"mota": 1.0, "missed": 0}),
-        ([{1: 0}], [{7: 4.01}], {"mota": -1.0, "missed": 1, "false": 1}),
-        # A track that is nearer does not take a target from the track that has it.
-        ([{1: 0}] * 2, [{7: 0}, {7: 3, 8: 1}], {"switches": 0, "false": 1, "mota": 0.5}),
-        # Lost and found again under the same id: a fragment, no switch.
-        ([{1: 0, 2: 50}] * 3, [{7: 0, 8: 50}, {8: 50}, {7: 0, 8: 50}], {"switches": 0, "fragments": 1, "missed": 1}),
-    ],
-)
-def test_scores(truth: list[dict[int, float]], found: list[dict[int, float]], expected: dict[str, float]) -> None:
-    scores = score_tracks([_line(frame) for frame in truth], [_line(frame) for frame in found])
-    for key, value in expected.items():
-        assert getattr(scores, key) == pytest.approx(value), key
-
-
-def test_scores_agree_with_trackeval() -> None:
-    """Scenes of all kinds, tracked and scored by both."""
-    pytest.importorskip("trackeval", reason="TrackEval is not installed (the compare extra)")
-    from trackeval.metrics import CLEAR, HOTA, Identity
-
-    for scenario in SCENARIOS[:7]:
-        scene = make_sequence(scenario, 5)
-        found = [_points(tracks) for tracks in _run(scene)[1]]
-        data = _trackeval_data(scene.truth, found)
-        scores = score_tracks(scene.truth, found)
-        clear = CLEAR({"PRINT_CONFIG": False}).eval_sequence(data)
-        identity = Identity({"PRINT_CONFIG": False}).eval_sequence(data)
-        hota = HOTA().eval_sequence(data)
-        assert scores.mota == pytest.approx(clear["MOTA"])
-        assert (scores.missed, scores.false) == (clear["CLR_FN"], clear["CLR_FP"])
-        assert (scores.switches, scores.fragments) == (clear["IDSW"], clear["Frag"])
-        assert scores.idf1 == pytest.approx(identity["IDF1"])
-        assert scores.hota == pytest.approx(hota["HOTA"].mean())
-        assert scores.deta == pytest.approx(hota["DetA"].mean())
-        assert scores.assa == pytest.approx(hota["AssA"].mean())
-
-
-def _trackeval_data(truth: list[Points], found: list[Points]) -> dict[str, object]:
-    def from_0(frames: list[Points]) -> tuple[list[np.ndarray], int]:
-        keys = sorted({int(key) for frame in frames for key in frame.ids})
-        return [np.array([keys.index(int(key)) for key in frame.ids], int) for frame in frames], len(keys)
-
-    truth_ids, truths = from_0(truth)
-    found_ids, founds = from_0(found)
-    near = [
-        np.maximum(0, 1 - np.linalg.norm(t.xy[:, None] - f.xy[None], axis=2) / 8.0)
-        for t, f in zip(truth, found, strict=True)
-    ]
-    return {
-        "gt_ids": truth_ids,
-        "tracker_ids": found_ids,
-        "similarity_scores": near,
-        "num_gt_ids": truths,
-        "num_tracker_ids": founds,
-        "num_gt_dets": sum(map(len, truth_ids)),
-        "num_tracker_dets": sum(map(len, found_ids)),
-        "num_timesteps": len(truth),
-    }
-
-
-def _run(scene: Sequence) -> tuple[Tracker, list[list[Track]]]:
-    tracker = Tracker(TrackConfig())
-    frames = zip(scene.detections, scene.times_ns, strict=True)
-    return tracker, [tracker.update(found, now) for found, now in frames]
-
-
-def _points(tracks: list[Track]) -> Points:
-    sure = [track for track in tracks if track.state != "tentative"]
-    xy = np.array([(track.x, track.y) for track in sure], np.float64).reshape(-1, 2)
-    return Points(np.array([track.id for track in sure], np.int64), xy)
-
-
-def _line(frame: dict[int, float]) -> Points:
-    return Points(np.array(list(frame), np.int64), np.array([(x, 0.0) for x in frame.values()]).reshape(-1, 2))
-
-
 def test_a_track_that_comes_back_counts_once() -> None:
     """A target that is hidden now and then is one track, as often as it is reported again."""
     tracker, ids = Tracker(TrackConfig()), set()
@@ -407,3 +321,9 @@ def test_a_track_that_comes_back_counts_once() -> None:
         tracks = tracker.update(seen(*points), step * 33_000_000)
         ids |= {track.id for track in tracks if track.state != "tentative"}
     assert (len(ids), tracker.confirmed) == (1, 1)
+
+
+def _run(scene: Sequence) -> tuple[Tracker, list[list[Track]]]:
+    tracker = Tracker(TrackConfig())
+    frames = zip(scene.detections, scene.times_ns, strict=True)
+    return tracker, [tracker.update(found, now) for found, now in frames]
