@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -13,6 +15,9 @@ RESTART = "restart"
 
 STAGES = ("capture", "queue", "engine", "detect", "track", "publish")
 """The stages of a frame, in order; its time at a stage is when that stage was done with it."""
+
+
+AWAKE_NS = 1_000_000  # how long a worker looks out for a frame that it was told of
 
 
 class FrameRef(msgspec.Struct, tag="frame", array_like=True):
@@ -51,6 +56,10 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
     dropped: dict[str, int]
     times: dict[str, int]
     truth: list[tuple[int, float, float]] | None
+
+
+class Coming(msgspec.Struct, tag="coming", array_like=True):
+    """A frame follows within a fraction of a millisecond: be awake. A core that sleeps takes longer to wake up."""
 
 
 def own_time_ns(captured_ns: int, camera_ns: int | None, live: bool) -> int:
@@ -232,6 +241,7 @@ class Recorded(msgspec.Struct, tag="recorded", array_like=True):
 
 Message = (
     FrameRef
+    | Coming
     | Hello
     | End
     | Release
@@ -268,6 +278,13 @@ def try_send(connection: Channel, message: Message) -> bool:
         return connection.try_send_bytes(_encoder.encode(message))
     except (BrokenPipeError, ConnectionResetError):
         return True
+
+
+def stay_awake(connection: Channel) -> None:
+    """Wait for the next message without a sleep, for a millisecond at the most; whoever wants the core has it."""
+    until = time.monotonic_ns() + AWAKE_NS
+    while not connection.poll() and time.monotonic_ns() < until:
+        os.sched_yield()
 
 
 def receive(connection: Port) -> Message:
