@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -15,9 +13,6 @@ RESTART = "restart"
 
 STAGES = ("capture", "queue", "engine", "detect", "track", "publish")
 """The stages of a frame, in order; its time at a stage is when that stage was done with it."""
-
-
-AWAKE_NS = 1_000_000  # how long a worker looks out for a frame that it was told of
 
 
 class FrameRef(msgspec.Struct, tag="frame", array_like=True):
@@ -59,7 +54,7 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
 
 
 class Coming(msgspec.Struct, tag="coming", array_like=True):
-    """A frame follows within a fraction of a millisecond: be awake. A core that sleeps takes longer to wake up."""
+    """Frames follow in a moment: a worker that was just awake takes less time to wake up and to get going."""
 
 
 def own_time_ns(captured_ns: int, camera_ns: int | None, live: bool) -> int:
@@ -278,13 +273,6 @@ def try_send(connection: Channel, message: Message) -> bool:
         return connection.try_send_bytes(_encoder.encode(message))
     except (BrokenPipeError, ConnectionResetError):
         return True
-
-
-def stay_awake(connection: Channel) -> None:
-    """Wait for the next message without a sleep, for a millisecond at the most; whoever wants the core has it."""
-    until = time.monotonic_ns() + AWAKE_NS
-    while not connection.poll() and time.monotonic_ns() < until:
-        os.sched_yield()
 
 
 def receive(connection: Port) -> Message:

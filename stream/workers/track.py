@@ -20,6 +20,7 @@ from stream.detect import DetectConfig, Detections, FalseAlarms, detect
 from stream.frame import (
     RESTART,
     STAGES,
+    Coming,
     End,
     FrameRef,
     Passed,
@@ -278,6 +279,8 @@ def main(
             match receive(key.data):
                 case FrameRef() as frame:
                     worker.take_in(frame)
+                case Coming():
+                    pass  # awake is all that we were to be
                 case Sweep() as sweep:
                     worker.sweep(sweep)
                 case End() as end if end.stream in streams:
