@@ -136,9 +136,7 @@ def wait_until(due_ns: int, timeout: float) -> bool:
     while (now := time.monotonic_ns()) < due_ns:
         if now >= deadline:
             return False
-        pause = min(due_ns - WAKE_NS, deadline) - now
-        if pause > 0:
-            time.sleep(pause / 1e9)
+        time.sleep(max(0, min(due_ns - WAKE_NS, deadline) - now) / 1e9)
     return True
 
 
