@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,16 +169,16 @@ def main(
     infer.greet(config.hellos or [hello for port in frames if isinstance(hello := receive(port), Hello)])
     loaded = [(bits, engine.name, engine.info) for bits, engine in infer.engines.items()]
     send(reports, Ready([Loaded(bits, name, info.name, info.weights_sha256) for bits, name, info in loaded]))
-    selector = selectors.DefaultSelector()
-    for port in frames:
-        selector.register(port, selectors.EVENT_READ, port)
-    selector.register(infer.done, selectors.EVENT_READ)
+    ports = {port.fileno(): port for port in frames}
+    news = select.epoll()
+    for fd in [*ports, infer.done]:
+        news.register(fd, select.EPOLLIN)
     streams = set(range(len(frames)))
     assert infer.batcher is not None
     while streams or infer.running or infer.ends:
         wait = infer.batcher.wait_ns(time.monotonic_ns()) if infer.running is None else None
-        for key, _ in selector.select(STEP_S if wait is None else wait / 1e9):
-            port = key.data
+        for fd, _ in news.poll(STEP_S if wait is None else wait / 1e9):
+            port = ports.get(fd)
             while port is not None and port.poll():
                 message = receive(port)
                 infer.take_in(message)
