@@ -90,6 +90,7 @@ class _Infer:
             self.ends[message.stream] = message
         elif isinstance(message, Sweep):
             self.sweeps.append(message)
+        # else a frame is coming, and awake is all that we were to be
 
     def start(self) -> None:
         """Start the engine on what waits, if it is free."""
