@@ -28,6 +28,7 @@ def test_an_rtsp_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
     with rtsp_server(port, "--password", PASSWORD):
         run = Run("--config", config, "--report", tmp_path / "r.json", "--log-json")
         before = run.listen(lambda seen: sum(m["camera_utc_ns"] is not None for m in tracks_of(seen, "camera")) > 20)
+    run.listen(lambda seen: len(tracks_of(seen, "other")) > 60)  # in which what was on its way has come
     away = run.listen(lambda seen: len(tracks_of(seen, "other")) > 60)
     with rtsp_server(port, "--password", PASSWORD):
         again = run.listen(lambda seen: len(tracks_of(seen, "camera")) > 20)
@@ -44,6 +45,7 @@ def test_an_rtsp_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
         not tracks_of(away, "camera")[-1:]
         or tracks_of(away, "camera")[-1]["seq"] < tracks_of(again, "camera")[0]["seq"]
     )
+    assert not tracks_of(away, "camera")
     first = tracks_of(again, "camera")[0]
     assert first["seq"] - seen[-1]["seq"] > 25
     assert first["dropped"]["lost by the camera"] > 25
