@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+from stream.record import find_streams, read_frames, segments
 from tests.pipeline import Run, tracks_of
 from tests.stream.sources.live import free_port, rtsp_server
 
@@ -50,6 +51,10 @@ def test_an_rtsp_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
     assert first["seq"] - seen[-1]["seq"] > 25
     assert first["dropped"]["lost by the camera"] > 25
     assert [m["seq"] for m in tracks_of(away, "other")] == sorted({m["seq"] for m in tracks_of(away, "other")})
+
+    kept = [record for stem in segments(find_streams(tmp_path / "kept")["camera"]) for record, _ in read_frames(stem)]
+    told = {m["seq"]: m["camera_utc_ns"] for m in seen}
+    assert {told[record.seq] - record.camera_utc_ns for record in kept if told.get(record.seq)} == {0}
 
     said = outcome.out + outcome.err + (tmp_path / "r.json").read_text() + repr([*before, *away, *again])
     assert PASSWORD not in said
