@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from engine.base import ENGINES
+from stream.command import with_addresses
+from stream.web.address import DEFAULT as ADDRESS
 from tests.pipeline import ROOT, Run
 
 ESCAPE = "\x1b["
@@ -104,6 +107,37 @@ def test_every_command_answers_so() -> None:
     for package in ("engine", "stream", "training"):
         for path in (ROOT / package).rglob("*.py"):
             assert "typer.run(" not in path.read_text(), path
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        ([], []),
+        (["--view"], ["--view", ADDRESS]),
+        (["--metrics", "--duration", "3"], ["--metrics", ADDRESS, "--duration", "3"]),
+        (["--view", "0.0.0.0:80", "--check"], ["--view", "0.0.0.0:80", "--check"]),
+    ],
+    ids=str,
+)
+def test_an_address_may_be_left_out(given: list[str], filled: list[str]) -> None:
+    assert with_addresses(given) == filled
+
+
+def test_without_any_option_the_demo_runs_until_ctrl_c() -> None:
+    with socket.socket() as probe:
+        if not probe.connect_ex(("127.0.0.1", 5560)):
+            pytest.skip("something else publishes on the default port, 5560")
+    process = subprocess.Popen(
+        [sys.executable, *COMMANDS["run_pipeline.py"]], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout
+    said = [process.stdout.readline() for _ in range(2)]  # the second comes after some seconds of frames
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert said[0].startswith("starting rpcanet_plus_k1"), (said, out, err)
+    assert (process.returncode, err) == (0, "")
+    assert "end to end" in out
 
 
 def test_log_json_is_one_object_a_line_from_start_to_end() -> None:

@@ -101,6 +101,24 @@ def test_streams_of_one_size_share_a_batch(speeds: dict[str, float]) -> None:
     assert cost.engine_ms >= 60
 
 
+def test_what_the_first_frames_alone_cost_is_not_taken_for_the_rate(
+    speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code is loaded before a run begins; no frame of it pays. Shared out over 36 frames, this would be 100 ms."""
+    calls, real = [], check.detect
+
+    def slow_at_first(*given: object) -> object:
+        if not calls:
+            time.sleep(3.6)
+        calls.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(check, "detect", slow_at_first)
+    found, _ = look(SCENE)
+    (cost,) = found.models[0].costs.values()
+    assert cost.track_ms < 100
+
+
 @pytest.mark.parametrize(("configured", "suggested"), [("k1", "k3"), ("k3", None), ("k6", "k3")], ids=str)
 def test_the_largest_shipped_model_that_fits_is_suggested(
     speeds: dict[str, float], configured: str, suggested: str | None
