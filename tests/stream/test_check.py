@@ -104,7 +104,7 @@ def test_streams_of_one_size_share_a_batch(speeds: dict[str, float]) -> None:
 def test_what_the_first_frames_alone_cost_is_not_taken_for_the_rate(
     speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled code is loaded before a run begins; no frame of it pays. Shared out over 36 frames, this would be 100 ms."""
+    """Compiled code is loaded before a run begins, and no frame pays for it: shared out over 36, it would be 100 ms."""
     calls, real = [], check.detect
 
     def slow_at_first(*given: object) -> object:
