@@ -37,6 +37,21 @@ def say_traceback(error: BaseException, process: str) -> None:
     _say(text, event="traceback", level="error", process=process, traceback=text)
 
 
+def start_quietly() -> None:
+    """Have a command that is interrupted while it still imports, or lacks a library, show no traceback."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            fail(
+                f"{error.name} is not installed for {sys.executable}; .venv/bin/python has what the pipeline needs "
+                "after make setup, and what training needs after make setup-dev"
+            )
+        elif not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, where)
+
+    sys.excepthook = uncaught
+
+
 def speak_json(process: str) -> None:
     """Have this process and those that it starts say all this as JSON, their libraries' logs and warnings too."""
     os.environ[AS_JSON] = "1"

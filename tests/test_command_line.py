@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,37 @@ def test_a_help_says_what_it_does_in_plain_text(name: str) -> None:
     assert "--help" in done.stdout
     assert ESCAPE not in done.stdout + done.stderr
     assert str(ROOT) not in done.stdout.replace(str(Path.cwd()) + "/run", "")
+
+
+def test_a_help_calls_values_by_names_of_command_lines_not_by_types_of_python() -> None:
+    """A switch takes none; a choice lists its values."""
+    for command in COMMANDS.values():
+        said = call(*command, "--help").stdout
+        assert "<bool>" not in said
+        assert not re.search(r"--\S+ +<", said), said
+    assert re.search(r"--speed +real\|max ", call(*COMMANDS["stream.replay"], "--help").stdout)
+
+
+@pytest.mark.parametrize(
+    ("command", "library", "stub", "says"),
+    [
+        ("stream.web", "typer", "raise KeyboardInterrupt", ""),
+        ("engine.bench", "onnx", "raise KeyboardInterrupt", ""),
+        ("training.train", "torch", "raise ModuleNotFoundError(name='torch')", "error: torch is not installed for "),
+    ],
+)
+def test_what_ends_a_command_while_it_still_imports_shows_no_traceback(
+    tmp_path: Path, command: str, library: str, stub: str, says: str
+) -> None:
+    """An early Ctrl-C, a library that make setup leaves to make setup-dev."""
+    (tmp_path / f"{library}.py").write_text(stub)
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"], cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode not in (0, 2)
+    assert done.stderr.startswith(says)
+    assert len(done.stderr.splitlines()) == bool(says), done.stderr
 
 
 def test_colours_are_for_terminals() -> None:
