@@ -118,6 +118,10 @@ def run(
     try:
         checked = load_config(config, overrides, OPTIONS)
         check_output("--report", report_to)
+        if report_to and (suffix := Path(report_to).suffix.lower()) and suffix not in (*PAGES, ".json"):
+            raise StreamError(
+                f"--report {report_to}: a name that ends in .html (a page) or .json (figures) is expected"
+            )
         if live is not None and not source:
             raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")
         if check:

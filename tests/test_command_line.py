@@ -115,6 +115,7 @@ def test_colours_are_for_terminals() -> None:
         ),
         ("run_pipeline.py", ["--publish", "tcp://0.0.0.0:1"], "error: --publish: tcp://0.0.0.0:1 can be reached from"),
         ("run_pipeline.py", ["--source"], "option '--source' requires an argument"),
+        ("run_pipeline.py", ["--report", "r.pdf"], "--report r.pdf: a name that ends in .html (a page) or .json"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "did you mean --server-key?"),
         ("stream.subscribe", [], "ENDPOINT: this argument is needed"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--count", "0"], "--count: input should be greater than or equal"),

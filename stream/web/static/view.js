@@ -25,6 +25,8 @@ function connect() {
   socket.onclose = () => {
     view.open = false;
     summarise();
+    for (const each of view.streams.values()) caption(each);
+    if (view.one) side();
     setTimeout(connect, RETRY_MS);
   };
 }
@@ -112,6 +114,11 @@ function makeTile(name) {
   return { root, picture, canvas, bar };
 }
 
+/** Whether what was last said of a stream still holds. */
+function holds(said) {
+  return view.open && said.health !== "away" && said.health !== "ended";
+}
+
 function caption(each) {
   const { said, tile } = each;
   if (!said) return;
@@ -119,8 +126,8 @@ function caption(each) {
   const size = said.size ? `${said.size[0]}×${said.size[1]}` : "";
   const name = element("span", "name", element("i", `dot ${tone(said.health)}`), each.name, element("small", said.health === "ok" ? "" : "health", said.health === "ok" ? size : said.health));
   const figures = [
-    figure(said.fps.toFixed(1), "frames/s", "", "/s"),
-    figure(said.tracks, said.tracks === 1 ? "track" : "tracks", "optional"),
+    figure(holds(said) ? said.fps.toFixed(1) : "–", "frames/s", "", "/s"),
+    figure(holds(said) ? said.tracks : "–", said.tracks === 1 ? "track" : "tracks", "optional"),
     figure(ms(said.p50), "p50", "optional"),
     figure(ms(said.p99), "p99 ms", "", "ms"),
     figure(dropped, "dropped", dropped ? "warn" : "optional"),
@@ -232,7 +239,7 @@ function side() {
   $("p50").replaceChildren(...unit(said.p50));
   $("p99").replaceChildren(...unit(said.p99));
   $("max").replaceChildren(...unit(said.max));
-  $("fps").replaceChildren(said.fps.toFixed(1), " ", element("small", "", "/s"));
+  $("fps").replaceChildren(holds(said) ? said.fps.toFixed(1) : "–", " ", element("small", "", "/s"));
   $("span").textContent = said.span_s < 90 ? `last ${said.span_s} s` : `last ${Math.round(said.span_s / 60)} min`;
   drawChart($("chart"), each.points, view.state.span_s);
   const stages = Object.entries(said.stages_ms);
