@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -50,6 +51,8 @@ def start_quietly() -> None:
             sys.__excepthook__(kind, error, where)
 
     sys.excepthook = uncaught
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # as an exception, some library would swallow it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run_command
 
 
 def speak_json(process: str) -> None:

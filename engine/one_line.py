@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ def run_command(command: Callable[..., object] | typer.Typer) -> NoReturn:
     app = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
     if app is not command:
         app.command()(command)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # start_quietly's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     named = get_command(app)
     _name_values(named)
     usage_error: Any = typer.BadParameter.__bases__[0]  # which typer does not name
