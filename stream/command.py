@@ -158,7 +158,7 @@ def _check(config: Config, path: Path, report_to: str | None, log: Log) -> None:
     looking = f"{path}: {many}; looking for a few seconds"
     log.say("checking", looking, config=str(path), streams=len(config.streams))
     found = check(config)
-    for line in describe(found, config):
+    for line in describe(found):
         log.say("check", line, line=line)
     if report_to:
         write_json(report_to, found.as_json())
