@@ -112,6 +112,24 @@ def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, p
     page.wait_for_function("() => Math.abs(parseFloat(p50.textContent) - 12) < 0.2")
 
 
+@pytest.mark.parametrize(("streams", "width", "height"), [(4, 1000, 700), (9, 1440, 900), (12, 1920, 1080)])
+def test_a_wall_of_streams_fits_the_screen(page: Any, pipeline: Any, streams: int, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    begin(pipeline, page, *(f"cam-{index:02d}" for index in range(streams)), ring=False)
+    page.wait_for_function("(n) => document.querySelectorAll('.caption .name').length === n", arg=streams)
+    page.wait_for_function("() => tiles.scrollHeight === tiles.clientHeight")
+
+
+def test_a_phone_on_its_side_shows_the_whole_picture(page: Any, pipeline: Any) -> None:
+    """It scrolls to the figures, not to the other half of the picture; upright the picture is as wide as the screen."""
+    begin(pipeline, page)
+    show(page, pipeline.frame)
+    page.set_viewport_size({"width": 844, "height": 390})
+    page.wait_for_function("() => document.querySelector('.tile').getBoundingClientRect().bottom <= 390")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("() => document.querySelector('.tile').clientWidth > 360")
+
+
 def test_sixteen_streams_are_shown_and_the_keys_choose_one_and_pause(page: Any, pipeline: Any) -> None:
     begin(pipeline, page, *(f"cam-{index:02d}" for index in range(16)), ring=False)
     tiles = "(n) => document.querySelectorAll('.tile').length === n"
