@@ -34,6 +34,7 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
         dropped: frames dropped since the stream's last frame, by reason.
         times: monotonic clock at the end of each stage, by its name.
         truth: id, x, y of the targets in it, where the source knows them.
+        camera_utc_ns: the camera's wall clock for it, ns since 1970, if it told one.
     """
 
     stream: int
@@ -51,6 +52,11 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
     dropped: dict[str, int]
     times: dict[str, int]
     truth: list[tuple[int, float, float]] | None
+    camera_utc_ns: int | None = None
+
+
+class Coming(msgspec.Struct, tag="coming", array_like=True):
+    """Frames follow in a moment: a worker that was just awake takes less time to wake up and to get going."""
 
 
 def own_time_ns(captured_ns: int, camera_ns: int | None, live: bool) -> int:
@@ -232,6 +238,7 @@ class Recorded(msgspec.Struct, tag="recorded", array_like=True):
 
 Message = (
     FrameRef
+    | Coming
     | Hello
     | End
     | Release

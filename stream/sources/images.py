@@ -10,7 +10,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from stream.sources import BEHIND_NS, MAX_SIDE, wait_until
+from stream.sources import BEHIND_NS, MAX_SIDE
 from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -59,11 +59,11 @@ class ImagesSource(Source):
             if late_ns > BEHIND_NS:
                 lost = min(int(late_ns * fps / 1e9), len(self._images) - 1 - self._index)
                 self._index, self._held = self._index + lost, None
-        pixels = self._held if self._held is not None else self._decode()
+        pixels = self._held if self._held is not None else self.place(self._decode())
         captured_ns = time.monotonic_ns()
         if self.start_ns is not None:
             captured_ns = self._due_ns(self.start_ns)
-            if not wait_until(captured_ns, timeout):
+            if not self.wait_until(captured_ns, timeout):
                 self._held = pixels
                 return None
         camera_ns = self._due_ns(0)
