@@ -8,7 +8,9 @@ import sys
 def main() -> None:
     """Parse the command line and run."""
     try:
-        from engine.asides import speak_json
+        from engine.asides import speak_json, start_quietly
+
+        start_quietly()
         from engine.one_line import run_command
         from stream.command import run, with_addresses
 

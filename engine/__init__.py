@@ -8,7 +8,7 @@ import sys
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # to OpenVINO: it is not installed
 
-if sys.argv[:1] == ["-m"]:  # so it is while a command of ours is being found
-    from engine.asides import start_quietly
+if sys.argv[:1] == ["-m"]:  # so it is while a command is being found
+    from engine.asides import find_quietly
 
-    start_quietly()
+    find_quietly()

@@ -10,10 +10,13 @@ import sys
 import threading
 import traceback
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from types import TracebackType
 
 AS_JSON = "IRSTREAM_LOG_JSON"
 """The variable by which a run that speaks JSON has its workers speak it."""
+
+OURS = ("engine", "stream", "training")
 
 
 def fail(reason: str) -> None:
@@ -38,21 +41,38 @@ def say_traceback(error: BaseException, process: str) -> None:
     _say(text, event="traceback", level="error", process=process, traceback=text)
 
 
+def find_quietly() -> None:
+    """Do as ``start_quietly`` does if Python is looking for a command of ours, and not for one that imports us."""
+    given = sys.orig_argv[1:]
+    after = [each[2:] or "".join(given[i + 1 : i + 2]) for i, each in enumerate(given) if each.startswith("-m")]
+    if after and after[0].partition(".")[0] in OURS:
+        start_quietly()
+
+
 def start_quietly() -> None:
-    """Have a command that is interrupted while it still imports, or lacks a library, show no traceback."""
-
-    def uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-        if isinstance(error, ModuleNotFoundError):
-            fail(
-                f"{error.name} is not installed for {sys.executable}; .venv/bin/python has what the pipeline needs "
-                "after make setup, and what training needs after make setup-dev"
-            )
-        elif not issubclass(kind, KeyboardInterrupt):
-            sys.__excepthook__(kind, error, where)
-
-    sys.excepthook = uncaught
+    """Until ``run_command``, have a command that is interrupted, or lacks a library, show no traceback."""
+    sys.excepthook = _uncaught
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # as an exception, some library would swallow it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run_command
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def started() -> None:
+    """Take back what ``start_quietly`` did."""
+    if sys.excepthook is _uncaught:
+        sys.excepthook = sys.__excepthook__
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    name = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if name and find_spec(name.partition(".")[0]) is None:
+        fail(
+            f"{name} is not installed for {sys.executable}; .venv/bin/python has what the pipeline needs "
+            "after make setup, and what training needs after make setup-dev"
+        )
+    elif not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, where)
 
 
 def speak_json(process: str) -> None:

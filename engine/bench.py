@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -229,5 +228,4 @@ def parse_batch(text: str, most: int = MAX_BATCH) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a call into a backend may take many seconds; nothing is lost
-    run_command(main)
+    run_command(main, ends_at_once=True)

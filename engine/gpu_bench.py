@@ -7,7 +7,6 @@ this GPU copies and multiplies at best.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -177,5 +176,4 @@ def main(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a call into a backend may take many seconds; nothing is lost
-    run_command(main)
+    run_command(main, ends_at_once=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from engine.asides import fail
+from engine.asides import fail, started
 
 if TYPE_CHECKING:
     import typer
@@ -42,16 +42,23 @@ def one_line_errors(*known: type[Exception], code: int = 2) -> Iterator[None]:
     raise SystemExit(code)
 
 
-def run_command(command: Callable[..., object] | typer.Typer) -> NoReturn:
-    """Run a command as ``typer.run`` does, but say in one line what is wrong with its command line, and exit with 2."""
+def run_command(command: Callable[..., object] | typer.Typer, ends_at_once: bool = False) -> NoReturn:
+    """Run a command as ``typer.run`` does, but say in one line what is wrong with its command line, and exit with 2.
+
+    Args:
+        command: the command, or several.
+        ends_at_once: whether Ctrl-C ends it in the middle of a call into a library, which may take many seconds;
+            nothing of its own is closed then.
+    """
     import typer
     from typer.main import get_command
 
     app = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
     if app is not command:
         app.command()(command)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # start_quietly's
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    started()
+    if ends_at_once:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     named = get_command(app)
     _name_values(named)
     usage_error: Any = typer.BadParameter.__bases__[0]  # which typer does not name

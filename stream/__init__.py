@@ -6,10 +6,10 @@ import sys
 # OpenCV reads this once, when it is first imported: an image whose header claims more is refused unread.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(8192 * 8192))
 
-if sys.argv[:1] == ["-m"]:  # so it is while a command of ours is being found
-    from engine.asides import start_quietly
+if sys.argv[:1] == ["-m"]:  # so it is while a command is being found
+    from engine.asides import find_quietly
 
-    start_quietly()
+    find_quietly()
 
 
 class StreamError(RuntimeError):

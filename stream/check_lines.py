@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from stream.check import FULL, CameraCheck, Check, ModelCheck, shipped_models
 
+NOISY = "_robust"  # in the name of a model
+
 
 def describe(found: Check) -> list[str]:
     """Return what the check found as lines for people, the answer last."""
@@ -50,7 +52,7 @@ def _verdict(found: Check, mine: ModelCheck) -> str:
 def _suggestion(found: Check) -> list[str]:
     """Say which of the shipped models fit, and which to take: the one of most stages that does.
 
-    Of those of as many stages, which sensor each is for decides, and only who runs it knows that.
+    What a model for noisy sensors is for is not to be timed: it is not suggested, nor is another to who runs it.
     """
     lines = []
     if len(found.models) > 1:
@@ -58,11 +60,12 @@ def _suggestion(found: Check) -> list[str]:
         lines.append(f"possible over needed: {', '.join(fits)}")
     mine = found.models[0]
     stages = {model.model: model.stages for model in found.models if model.keeps_up}
-    most = max(stages.values(), default=0)
-    best = next((name for name in shipped_models() if stages.get(name) == most), None)
+    most = max((count for name, count in stages.items() if NOISY not in name), default=0)
+    candidates = [] if NOISY in mine.model else [name for name in shipped_models() if NOISY not in name]
+    best = next((name for name in candidates if stages.get(name) == most), None)
     if best and most > stages.get(mine.model, 0):
         lines.append(f"suggested: model: {best}, the largest of the shipped models that keeps up here")
-    elif not found.keeps_up:
+    elif not stages:
         share = FULL * found.models[0].possible_fps / found.needed_fps
         lines.append(f"no shipped model keeps up: give it {share:.2f} of the frames/s, fewer pixels, or more cores")
     return lines

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from engine.base import ENGINES
 from stream.command import with_addresses
 from stream.web.address import DEFAULT as ADDRESS
-from tests.pipeline import ROOT, Run
+from tests.pipeline import ROOT, Run, wait_until
 
 ESCAPE = "\x1b["
 COMMANDS = {
@@ -81,28 +82,83 @@ try:
 except BaseException:
     pass  # as some libraries do
 """
+NO_TORCH = "import sys; sys.modules['torch'] = None"
+THEIRS = """
+import os, signal
+from stream.client import subscribe
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("caught")
+import that_is_theirs
+"""
 
 
 @pytest.mark.parametrize(
     ("command", "library", "stub", "says"),
     [
-        ("stream.web", "typer", CTRL_C, ""),
-        ("engine.bench", "onnx", CTRL_C, ""),
-        ("training.train", "torch", "raise ModuleNotFoundError(name='torch')", "error: torch is not installed for "),
+        (["-m", "stream.web"], "typer", CTRL_C, ""),
+        (["-m", "engine.bench"], "onnx", CTRL_C, ""),
+        (["run_pipeline.py"], "typer", CTRL_C, ""),
+        (["-m", "training.train"], "sitecustomize", NO_TORCH, "error: torch is not installed for "),
     ],
 )
 def test_what_ends_a_command_while_it_still_imports_shows_no_traceback(
-    tmp_path: Path, command: str, library: str, stub: str, says: str
+    tmp_path: Path, command: list[str], library: str, stub: str, says: str
 ) -> None:
     """An early Ctrl-C, a library that make setup leaves to make setup-dev."""
     (tmp_path / f"{library}.py").write_text(stub)
     done = subprocess.run(
-        [sys.executable, "-m", command, "--help"], cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        [sys.executable, *command, "--help"], cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode not in (0, 2)
     assert done.stderr.startswith(says)
     assert len(done.stderr.splitlines()) == bool(says), done.stderr
+
+
+def test_a_library_that_is_there_but_lacks_something_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError('libcudart is missing: reinstall me')")
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.bench", "--help"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "libcudart is missing: reinstall me" in done.stderr
+
+
+def test_a_program_of_others_that_imports_ours_keeps_its_own_ways(tmp_path: Path) -> None:
+    """Its Ctrl-C is an exception, its errors have their traceback: as -m finds its package, and as it runs."""
+    for name in ("__init__", "app"):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / f"{name}.py").write_text(THEIRS if name == "app" else "import stream.client")
+    done = subprocess.run(
+        [sys.executable, "-m", "theirs.app"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "caught\n"
+    assert done.stderr.startswith("Traceback")
+    assert "No module named 'that_is_theirs'" in done.stderr
+
+
+def test_ctrl_c_ends_a_bench_in_the_middle_of_a_call_into_its_engine() -> None:
+    """One that takes far longer than a second: the engine's library hears of no signal."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.bench", "--model", "rpcanet_plus_k6", "--engine", "onnxruntime",
+         "--threads", "1", "--size", "1920x1080"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_until(lambda: busy_s(process.pid) > 8, 60, "the engine to be at work")
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert time.monotonic() - asked < 2
+
+
+def busy_s(pid: int) -> float:
+    """Return the processor time of a process, seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_colours_are_for_terminals() -> None:

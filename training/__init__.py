@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # so it is while a command of ours is being found
-    from engine.asides import start_quietly
+if sys.argv[:1] == ["-m"]:  # so it is while a command is being found
+    from engine.asides import find_quietly
 
-    start_quietly()
+    find_quietly()
