@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,12 +75,13 @@ def run_command(command: Callable[..., object] | typer.Typer, ends_at_once: bool
 
 
 def _name_values(command: Any) -> None:  # noqa: ANN401 (typer's own type)
-    """Have a command's help call what an option takes by the option's name; typer calls it by Python's type."""
+    """Have a command's help say what an option takes as command lines do; typer calls it by Python's type."""
     import typer
 
     for param in (*command.params, command.get_help_option(typer.Context(command))):
         if param.metavar is None:
-            param.metavar = "" if getattr(param, "is_flag", False) else param.name.rpartition("_")[2].upper()
+            last = re.split("[-_]", param.opts[-1])[-1].upper()
+            param.metavar = "" if getattr(param, "is_flag", False) else last
     for each in getattr(command, "commands", {}).values():
         _name_values(each)
 

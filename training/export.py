@@ -115,7 +115,7 @@ def describe(
 def main(
     weights: Annotated[Path, typer.Argument(help="A .safetensors file, or an authors' .pkl checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .onnx file to write; its stem becomes the model's name.")],
-    trained_on: Annotated[str, typer.Option(help="The data it was trained on, comma-separated.")],
+    trained_on: Annotated[str, typer.Option(help="The data it was trained on, comma-separated.", metavar="DATA")],
     bits: Annotated[int, typer.Option(help="Depth of the frames it takes: 8 or 16.")] = 8,
     threshold: Annotated[float, typer.Option(help="Probability from which a pixel is target.")] = 0.5,
     metrics: Annotated[Path | None, typer.Option(help="A JSON file of training.evaluate to put in.")] = None,
