@@ -35,6 +35,17 @@ class Thin:
 
 
 @dataclass(frozen=True)
+class Wide(Thin):
+    """A 3x3 convolution of 16 channels and more, in and out, and its ReLU.
+
+    Attributes:
+        name: the convolution's, in the file.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Head:
     """Attention over c maps and their projection to one map.
 
@@ -103,14 +114,14 @@ def find_parts(graph: onnx.GraphProto) -> list[Thin | Head]:
     return parts
 
 
-def find_wide(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the convolutions wide enough for bf16, and of their ReLUs."""
+def find_wide(graph: onnx.GraphProto) -> list[Wide]:
+    """Return the convolutions wide enough for bf16 and INT8, in the graph's order."""
     seen = Graph(graph)
-    wide: set[str] = set()
+    wide = []
     for node in graph.node:
         if (conv := seen.conv(node)) and min(conv[0].shape[:2]) >= 2 * LANES and conv[0].shape[2] == 3:
             relu = seen.after(node, "Relu")
-            wide |= {node.name, relu.name} if relu else {node.name}
+            wide.append(Wide(node.input[0], (relu or node).output[0], *conv, relu is not None, node.name))
     return wide
 
 

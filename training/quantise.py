@@ -39,8 +39,8 @@ def chosen(model: onnx.ModelProto, name: str, keep: list[str]) -> set[str]:
     Raises:
         EngineError: if a pattern is none or finds nothing, or nothing is left.
     """
-    wide = find_wide(model.graph)
-    weights = {node.name: node.input[1] for node in model.graph.node if node.op_type == "Conv" and node.name in wide}
+    wide = {part.name for part in find_wide(model.graph)}
+    weights = {node.name: node.input[1] for node in model.graph.node if node.name in wide}
     kept: set[str] = set()
     for pattern in keep:
         try:
