@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-LANES = 8  # of a CPU's vector; a convolution to fewer channels is thin
+LANES = 8  # of the narrowest vectors; a convolution to fewer channels is thin
 
 
 @dataclass(frozen=True)

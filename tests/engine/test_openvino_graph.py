@@ -5,6 +5,7 @@ import onnx
 import openvino
 import pytest
 
+from engine import openvino_graph
 from engine.base import load_engine
 from engine.contract import MODELS, read_model
 from engine.openvino_engine import openvino_core
@@ -62,9 +63,11 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("lanes", [8, 16])
 @pytest.mark.parametrize(("why", "batch", "height", "width"), SHAPES, ids=[c[0] for c in SHAPES])
-def test_the_shipped_model_is_answered_alike(why, batch, height, width, lively):
+def test_the_shipped_model_is_answered_alike(why, batch, height, width, lanes, lively, monkeypatch):
     """ONNX Runtime, which runs the file as it is, and OpenVINO, which runs it rewritten, are within one grey level."""
+    monkeypatch.setattr(openvino_graph, "LANES", lanes)
     frames, window = frames_of(0, batch, height, width), np.array([[20, 180]] * batch, np.float32)
     want, found = (load_engine(lively, name).infer(frames, window) for name in ("onnxruntime", "openvino"))
     assert found.shape == want.shape
