@@ -18,7 +18,7 @@ class Engine(Protocol):
     """A model ready to run on one device. Not for two threads at once."""
 
     name: str
-    """The backend, of ``ENGINES``; ``null`` is none."""
+    """The backend, of ``ENGINES``, or ``openvino:bf16``; ``null`` is none."""
     info: ModelInfo
     best_batch: int
     """The frames in a batch beyond which more save no time; on a CPU, one."""

@@ -45,11 +45,11 @@ class OpenVinoEngine:
         EngineError: if OpenVINO does not take the model, or the model or the processor has nothing to do in bf16.
     """
 
-    name = "openvino"
     best_batch = 1
 
     def __init__(self, content: bytes, info: ModelInfo, threads: int | None, precision: Precision = "f32") -> None:
         self.info = info
+        self.name = "openvino" if precision == "f32" else f"openvino:{precision}"
         self._core = openvino_core()
         self._lanes = threads or len(os.sched_getaffinity(0))
         self._config: dict[str, object] = {
