@@ -53,6 +53,10 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
     truth: list[tuple[int, float, float]] | None
 
 
+class Coming(msgspec.Struct, tag="coming", array_like=True):
+    """Frames follow in a moment: a worker that was just awake takes less time to wake up and to get going."""
+
+
 def own_time_ns(captured_ns: int, camera_ns: int | None, live: bool) -> int:
     """Return the time that a stream's filters go by: for a file that waits for us, its own, whatever our speed."""
     return captured_ns if live or camera_ns is None else camera_ns
@@ -232,6 +236,7 @@ class Recorded(msgspec.Struct, tag="recorded", array_like=True):
 
 Message = (
     FrameRef
+    | Coming
     | Hello
     | End
     | Release

@@ -15,6 +15,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+from functools import cached_property
 from multiprocessing import reduction
 from typing import Any
 
@@ -29,6 +30,7 @@ LEDGER = np.dtype([
     ("next_id", "<i8"), ("published", "<i8"), ("passed", "<i8"),
 ])  # fmt: skip
 LEDGER_BYTES = 64
+MOST_VIEWS = 256
 
 
 class FrameRing:
@@ -52,6 +54,7 @@ class FrameRing:
         self._fd = fd
         self.slots = slots
         self._map: mmap.mmap | None = None
+        self._views: dict[tuple[int, int, int, np.dtype[Any]], NDArray[Any]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _inherit, (reduction.DupFd(self._fd), self.slots)
@@ -66,11 +69,11 @@ class FrameRing:
 
     def mark(self, slot: int, seq: int, bits: int, low: float, high: float) -> None:
         """Say which frame is in a slot, once it is there."""
-        self._marks()[slot] = (seq + 1, bits, low, high)
+        self._marks[slot] = (seq + 1, bits, low, high)
 
     def unmark(self, slot: int) -> None:
         """Say that a slot's frame is about to be overwritten."""
-        self._marks()["number"][slot] = 0
+        self._marks["number"][slot] = 0
 
     def touch(self, height: int, width: int, bits: int) -> None:
         """Write every slot once, so that no frame pays for its pages being made."""
@@ -80,8 +83,15 @@ class FrameRing:
             self.unmark(slot)
 
     def _view(self, offset: int, height: int, width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        return np.frombuffer(self._memory(), dtype, height * width, offset).reshape(height, width)
+        key = offset, height, width, dtype
+        if (view := self._views.get(key)) is None:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
+            view = np.frombuffer(self._memory(), dtype, height * width, offset).reshape(height, width)
+            self._views[key] = view  # the same few again and again: to make one takes longer than to find it
+        return view
 
+    @cached_property
     def _marks(self) -> NDArray[Any]:
         return np.frombuffer(self._memory(), MARK, self.slots, self.slots * SLOT_BYTES)
 

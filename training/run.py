@@ -210,7 +210,7 @@ class Run:
         """Return a batch's loss; its gradients, scaled, are added to what is there."""
         recipe, device = self.recipe, self.group.device
         target_pixels = self.group.mean(masks.sum()).clamp(min=1 / self.group.world) if recipe.target_weight else None
-        mixed = device.type == "cuda" and recipe.precision != "float32"
+        mixed = recipe.precision == "bfloat16" or (device.type == "cuda" and recipe.precision == "float16")
         with torch.autocast(device.type, PRECISIONS[recipe.precision], enabled=mixed):
             stages = self.stages(frames, whole)
         loss = loss_of(stages, frames, masks, recipe, target_pixels)

@@ -127,13 +127,16 @@ def masked(uri: str) -> str:
     return _SECRETS.sub(r"\1***", re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", uri))
 
 
+WAKE_NS = 150_000  # what a core may take to wake up from a sleep; a frame that is due is not to wait for it
+
+
 def wait_until(due_ns: int, timeout: float) -> bool:
     """Sleep until the monotonic clock shows ``due_ns``, at most ``timeout`` seconds; return whether it does."""
     deadline = time.monotonic_ns() + int(timeout * 1e9)
     while (now := time.monotonic_ns()) < due_ns:
         if now >= deadline:
             return False
-        time.sleep((min(due_ns, deadline) - now) / 1e9)
+        time.sleep(max(0, min(due_ns - WAKE_NS, deadline) - now) / 1e9)
     return True
 
 

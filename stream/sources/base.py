@@ -81,10 +81,13 @@ class Source(ABC):
         info: what it knows of itself.
         start_ns: when the first frame of a source that paces itself was due, once it was read. Set before
             that, it makes the source go on as if it had begun then. None of all others.
+        room: memory for the next frame that the reader lends until that is read, as a camera writes into memory that
+            its driver was given. A source that paces itself puts the frame there before it is due.
     """
 
     info: SourceInfo
     start_ns: int | None = None
+    room: Pixels | None = None
 
     @abstractmethod
     def read(self, timeout: float) -> SourceFrame | None:
@@ -96,6 +99,14 @@ class Source(ABC):
             EndOfSource: after the last frame.
             SourceError: if the source fails; it names the source and the reason.
         """
+
+    def place(self, pixels: Pixels) -> Pixels:
+        """Return a frame's pixels from where they are to be used: copied to ``room``, if they fit there."""
+        room = self.room
+        if room is None or pixels is room or room.shape != pixels.shape or room.dtype != pixels.dtype:
+            return pixels
+        np.copyto(room, pixels)
+        return room
 
     @abstractmethod
     def close(self) -> None:

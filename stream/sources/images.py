@@ -59,7 +59,7 @@ class ImagesSource(Source):
             if late_ns > BEHIND_NS:
                 lost = min(int(late_ns * fps / 1e9), len(self._images) - 1 - self._index)
                 self._index, self._held = self._index + lost, None
-        pixels = self._held if self._held is not None else self._decode()
+        pixels = self._held if self._held is not None else self.place(self._decode())
         captured_ns = time.monotonic_ns()
         if self.start_ns is not None:
             captured_ns = self._due_ns(self.start_ns)

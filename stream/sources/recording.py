@@ -54,6 +54,7 @@ class RecordingSource(Source):
                     break
                 held = self._held = following
             captured_ns = self.start_ns + held[0].time_ns
+            held = self._held = held[0], self.place(held[1])
             if not wait_until(captured_ns, timeout):
                 return None
         record, pixels = held

@@ -97,7 +97,8 @@ class SceneSource(Source):
                 self._skip(lost)
         # Drawn before it is due: a camera's frame is there when it is due, and no later.
         if self._next is None:
-            self._next = self._draw()
+            drawn, spots = self._draw()
+            self._next = self.place(drawn), spots
         pixels, spots = self._next
         truth = tuple(TruePoint(spot.id, spot.x, spot.y) for spot in spots if spot.inside)
         camera_ns = self._due_ns(0)

@@ -78,6 +78,7 @@ class VideoSource(Source):
                     break
                 self._held, lost = following, lost + 1
             captured_ns = self.start_ns + self._held[1]
+            self._held = self.place(self._held[0]), self._held[1]
             if not wait_until(captured_ns, timeout):
                 return None
         (pixels, camera_ns), self._held = self._held, None

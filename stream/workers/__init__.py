@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
     forgive(stdout=False)
     if AS_JSON in os.environ:
         speak_json(name)
+    gc.freeze()  # what was imported stays; to look through it again and again would cost frames milliseconds
     try:
         main(*arguments, reports)
     except (StreamError, EngineError) as error:

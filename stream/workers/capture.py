@@ -28,7 +28,7 @@ from stream.frame import (
 from stream.publish import monotonic_to_utc_ns
 from stream.ring import MAX_PIXELS, FrameRing
 from stream.sources import open_source
-from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame
+from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
 from stream.window import FULL_8_BIT, WindowFollower
 
 LOST = "lost by the camera"
@@ -43,7 +43,10 @@ class _Stopped(Exception):  # noqa: N818 (an ending, not an error)
 class _Capture:
     """The state of one stream's capture. What the ring's ledger says, a worker before this one has done."""
 
-    def __init__(self, stream: int, config: StreamConfig, ring: FrameRing, frames: Port, returns: Port) -> None:
+    def __init__(
+        self, stream: int, config: StreamConfig, ring: FrameRing, frames: Port, returns: Port, info: SourceInfo
+    ) -> None:
+        self.shape = info.height, info.width, info.bits  # of the next frame, most likely
         self.stream, self.config, self.ring = stream, config, ring
         self.frames, self.returns = frames, returns
         self.ledger = ring.ledger
@@ -52,6 +55,7 @@ class _Capture:
         self.free = deque(() if self.resumes else range(ring.slots))
         # The slots that are out, and the number of the frame in each; -1 if a worker before this one sent it.
         self.out = dict.fromkeys(range(ring.slots), -1) if self.resumes else {}
+        self.lent: int | None = None  # the slot that the source may write its next frame into
         self.dropped: Counter[str] = Counter()
         self.follower = WindowFollower()
 
@@ -122,7 +126,7 @@ class _Capture:
         while True:
             beats.step()
             self.listen(0)
-            if not self.free and not live:
+            if not self.lend(source) and not live:
                 self.listen(READ_S)
                 continue
             frame = frame or source.read(READ_S)
@@ -131,27 +135,37 @@ class _Capture:
             if frame.lost:
                 self.seq += frame.lost
                 self.dropped[LOST] += frame.lost
-            if not self.free:
+            if self.lent is None:
                 self.listen(0)
+                self.lend(source)
             # First the number, then the frame: whenever this process is killed, no number is given twice.
             self.ledger["origin_ns"], self.ledger["captured_ns"] = source.start_ns or 0, frame.captured_ns
             self.ledger["next_seq"] = self.seq + 1
-            if self.free:
-                self.keep(frame, live)
+            if self.lent is not None:
+                self.keep(frame, live, self.lent, frame.pixels is source.room)
+                self.lent = source.room = None
             else:
                 self.dropped[NO_SLOT] += 1
             self.seq += 1
             frame = None
 
-    def keep(self, frame: SourceFrame, live: bool) -> None:
-        """Copy a frame into a free slot and send its descriptor on."""
+    def lend(self, source: Source) -> bool:
+        """See that the source has a free slot for its next frame, if there is one; tell whether it has."""
+        if self.lent is None and self.free:
+            self.lent = self.free.popleft()
+            self.ring.unmark(self.lent)
+            source.room = self.ring.frame(self.lent, *self.shape)
+        return self.lent is not None
+
+    def keep(self, frame: SourceFrame, live: bool, slot: int, there: bool) -> None:
+        """Copy a frame into a slot, unless it is there, and send its descriptor on."""
         height, width = frame.pixels.shape
         _check_size(self.config, width, height)
         bits = 8 * frame.pixels.itemsize
-        slot = self.free.popleft()
         self.out[slot] = self.seq
-        self.ring.unmark(slot)
-        np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
+        self.shape = height, width, bits
+        if not there:
+            np.copyto(self.ring.frame(slot, height, width, bits), frame.pixels)
         time_ns = own_time_ns(frame.captured_ns, frame.camera_ns, live)
         low, high = self.window(frame, bits, time_ns)
         self.ring.mark(slot, self.seq, bits, low, high)
@@ -205,7 +219,7 @@ def main(stream: int, config: StreamConfig, ring: FrameRing, frames: Port, retur
     info = source.info
     _check_size(config, info.width, info.height)
     hello = Hello(stream, info.width, info.height, info.bits, info.fps, info.live)
-    capture = _Capture(stream, config, ring, frames, returns)
+    capture = _Capture(stream, config, ring, frames, returns, info)
     if not capture.resumes:
         ring.touch(info.height, info.width, info.bits)
     send(frames, hello)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +16,12 @@ from engine.base import Engine, LocksPages, load_engine
 from stream import beats
 from stream.batcher import Batcher
 from stream.config import BatchConfig
-from stream.frame import End, FrameRef, Hello, Loaded, Message, Port, Ready, Release, Sweep, receive, send
+from stream.frame import Coming, End, FrameRef, Hello, Loaded, Message, Port, Ready, Release, Sweep, receive, send
 from stream.ring import FrameRing
 from stream.sources.base import Pixels
 
 STEP_S = 1.0  # how long the loop may wait before it says that it gets on
+SOON_NS = 2_000_000  # an engine that takes longer leaves the tracker time to fall asleep again
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class _Infer:
         self.batch: list[FrameRef] = []  # what runs
         self.ends: dict[int, End] = {}
         self.sweeps: list[Sweep] = []
+        self.took_ns = 0  # the engine, over the last batch
 
     def engine(self, bits: int) -> Engine:
         if bits not in self.engines:
@@ -102,12 +104,15 @@ class _Infer:
 
     def run(self, batch: list[FrameRef]) -> list[FrameRef]:
         """Fill the batch's target maps and send it on; runs on the engine's thread."""
-        first = batch[0]
+        first, began = batch[0], time.monotonic_ns()
+        if self.took_ns < SOON_NS:
+            send(self.out, Coming())
         frames = [self.rings[f.stream].frame(f.slot, f.height, f.width, f.bits) for f in batch]
         targets = self.engine(first.bits).infer(_pixels(frames, first.bits), _windows(batch))
         for frame, target in zip(batch, targets, strict=True):
             self.rings[frame.stream].targets(frame.slot, frame.height, frame.width)[:] = target[0]
         now = time.monotonic_ns()
+        self.took_ns = now - began
         for frame in batch:
             frame.times["engine"] = now
             send(self.out, frame)  # from here: the loop's thread would take a tenth of a millisecond to wake up
@@ -164,16 +169,16 @@ def main(
     infer.greet(config.hellos or [hello for port in frames if isinstance(hello := receive(port), Hello)])
     loaded = [(bits, engine.name, engine.info) for bits, engine in infer.engines.items()]
     send(reports, Ready([Loaded(bits, name, info.name, info.weights_sha256) for bits, name, info in loaded]))
-    selector = selectors.DefaultSelector()
-    for port in frames:
-        selector.register(port, selectors.EVENT_READ, port)
-    selector.register(infer.done, selectors.EVENT_READ)
+    ports = {port.fileno(): port for port in frames}
+    news = select.epoll()
+    for fd in [*ports, infer.done]:
+        news.register(fd, select.EPOLLIN)
     streams = set(range(len(frames)))
     assert infer.batcher is not None
     while streams or infer.running or infer.ends:
         wait = infer.batcher.wait_ns(time.monotonic_ns()) if infer.running is None else None
-        for key, _ in selector.select(STEP_S if wait is None else wait / 1e9):
-            port = key.data
+        for fd, _ in news.poll(STEP_S if wait is None else wait / 1e9):
+            port = ports.get(fd)
             while port is not None and port.poll():
                 message = receive(port)
                 infer.take_in(message)

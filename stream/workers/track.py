@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import selectors
+import select
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from stream.detect import DetectConfig, Detections, FalseAlarms, detect
 from stream.frame import (
     RESTART,
     STAGES,
+    Coming,
     End,
     FrameRef,
     Passed,
@@ -263,21 +264,23 @@ def main(
     warm_up(config.detect, config.track)
     worker = _TrackWorker(config, rings, returns, publisher, reports, tap)
     send(reports, Ready())
-    selector = selectors.DefaultSelector()
-    selector.register(frames, selectors.EVENT_READ, frames)
-    selector.register(outbox, selectors.EVENT_READ, outbox)
-    if tap:
-        selector.register(tap.back, selectors.EVENT_READ, tap.back)
+    ports = {port.fileno(): port for port in (frames, outbox, *([tap.back] if tap else []))}
+    news = select.epoll()
+    for fd in ports:
+        news.register(fd, select.EPOLLIN)
     streams = set(range(len(config.streams)))
     while streams:
-        for key, _ in selector.select(STEP_S):
-            if tap and key.data is tap.back:
+        for fd, _ in news.poll(STEP_S):
+            port = ports[fd]
+            if tap and port is tap.back:
                 if tap.back.poll(0):  # a frame that waited for it may have taken it
                     tap.take_back()
                 continue
-            match receive(key.data):
+            match receive(port):
                 case FrameRef() as frame:
                     worker.take_in(frame)
+                case Coming():
+                    pass  # awake is all that we were to be
                 case Sweep() as sweep:
                     worker.sweep(sweep)
                 case End() as end if end.stream in streams:

@@ -17,7 +17,7 @@ class Clock:
         return self.ns
 
     def sleep(self, seconds):
-        self.ns += max(round(seconds * 1e9), 1)
+        self.ns += max(round(seconds * 1e9), 1000)
 
 
 @pytest.fixture

@@ -75,9 +75,14 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     made: list[Bench] = []
 
     def make(
-        frames: int, live: bool, slots: int = 4, lost: dict[int, int] | None = None, fault: str | None = None
+        frames: int,
+        live: bool,
+        slots: int = 4,
+        lost: dict[int, int] | None = None,
+        fault: str | None = None,
+        source: type[Counted] = Counted,
     ) -> Bench:
-        made.append(Bench(monkeypatch, Counted(frames, live, lost or {}, fault), slots))
+        made.append(Bench(monkeypatch, source(frames, live, lost or {}, fault), slots))
         return made[-1]
 
     yield make
@@ -142,3 +147,51 @@ def test_a_source_that_fails_ends_its_stream_with_the_reason_after_its_last_fram
     frames, end = one.rest()
     assert len(frames) == 3
     assert end.fault == "x.mp4: damaged after frame 3"
+
+
+class Paced(Counted):
+    """Has its frames early: they go where the worker says, as a scene's do that is not yet due."""
+
+    def read(self, timeout: float) -> SourceFrame | None:
+        frame = super().read(timeout)
+        assert frame is not None
+        self.placed = self.place(frame.pixels)
+        return SourceFrame(self.placed, frame.captured_ns)
+
+
+def test_a_source_writes_straight_into_the_ring_and_no_frame_is_there_twice(bench) -> None:
+    """The memory that a source is lent is the slot that is sent on; while that is out, it is lent another."""
+    one = bench(frames=9, live=False, slots=3, source=Paced)
+    send(one.returns, Go())
+    out, seqs = [], []
+    while isinstance(message := one.next(one.frames), FrameRef):
+        seqs.append(message.seq)
+        out.append(message)
+        for held in out:
+            pixels = one.ring.frame(held.slot, held.height, held.width, held.bits)
+            assert (pixels == 1000 + held.seq).all()
+        if len(out) == 2:
+            first = out.pop(0)
+            send(one.returns, Release(first.slot, first.seq))
+    assert seqs == list(range(9))
+
+
+def test_a_frame_of_another_size_finds_room_too(bench) -> None:
+    """What was lent by the size of the last frame does not fit: the frame is copied, and the next is lent its size."""
+    one = bench(frames=3, live=False, slots=3, source=Growing)
+    send(one.returns, Go())
+    for seq in range(3):
+        message = one.next(one.frames)
+        assert (message.seq, message.height, message.width) == (seq, 32 + seq, 48)
+        assert (one.ring.frame(message.slot, message.height, 48, 16) == 1000 + seq).all()
+        send(one.returns, Release(message.slot, message.seq))
+
+
+class Growing(Counted):
+    """Gives frames each of which is a row higher than the one before."""
+
+    def read(self, timeout: float) -> SourceFrame | None:
+        frame = super().read(timeout)
+        assert frame is not None
+        pixels = np.full((31 + self.given, 48), 999 + self.given, np.uint16)
+        return SourceFrame(self.place(pixels), frame.captured_ns)
