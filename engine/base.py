@@ -58,6 +58,25 @@ class LocksPages(Protocol):
         ...
 
 
+STEPS = ("upload", "compute", "download")  # of a batch on a device with memory of its own
+
+
+@runtime_checkable
+class TwoAtOnce(Protocol):
+    """An engine that copies one batch while it computes another. One thread may submit while another collects."""
+
+    times_ms: dict[str, float]
+    """Of the batch collected last, by ``STEPS``."""
+
+    def submit(self, frames: Frames, window: NDArray[np.float32]) -> Any:  # noqa: ANN401
+        """Send a batch on its way; see ``Engine.infer``. Two may be, whose ``frames`` stay as they are meanwhile."""
+        ...
+
+    def collect(self, ticket: Any) -> NDArray[np.uint8]:  # noqa: ANN401
+        """Wait for the batch that ``submit`` gave the ticket of, and return its target maps."""
+        ...
+
+
 CPU_ENGINES = ("openvino", "onnxruntime")
 GPU_ENGINES = ("tensorrt", "cuda", "onnxruntime-gpu")  # the fastest first
 ENGINES = (*CPU_ENGINES, *GPU_ENGINES)
