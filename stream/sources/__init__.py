@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -125,19 +124,6 @@ def masked(uri: str) -> str:
     """Return ``uri`` without its secrets, fit for a log: passwords become ``***``."""
     # The last @ ends the password: people do not escape one inside it.
     return _SECRETS.sub(r"\1***", re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", uri))
-
-
-WAKE_NS = 150_000  # what a core may take to wake up from a sleep; a frame that is due is not to wait for it
-
-
-def wait_until(due_ns: int, timeout: float) -> bool:
-    """Sleep until the monotonic clock shows ``due_ns``, at most ``timeout`` seconds; return whether it does."""
-    deadline = time.monotonic_ns() + int(timeout * 1e9)
-    while (now := time.monotonic_ns()) < due_ns:
-        if now >= deadline:
-            return False
-        time.sleep(max(0, min(due_ns - WAKE_NS, deadline) - now) / 1e9)
-    return True
 
 
 def _scheme(uri: str) -> str:

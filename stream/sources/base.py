@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream import StreamError
+
+WAKE_NS = 200_000  # what a core may take to wake up from a sleep; a frame that is due is not to wait for it
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -99,6 +102,15 @@ class Source(ABC):
             EndOfSource: after the last frame.
             SourceError: if the source fails; it names the source and the reason.
         """
+
+    def wait_until(self, due_ns: int, timeout: float) -> bool:
+        """Sleep until the monotonic clock shows ``due_ns``, at most ``timeout`` seconds; return whether it does."""
+        deadline = time.monotonic_ns() + int(timeout * 1e9)
+        while (now := time.monotonic_ns()) < due_ns:
+            if now >= deadline:
+                return False
+            time.sleep(max(0, min(due_ns - WAKE_NS, deadline) - now) / 1e9)
+        return True
 
     def place(self, pixels: Pixels) -> Pixels:
         """Return a frame's pixels from where they are to be used: copied to ``room``, if they fit there."""

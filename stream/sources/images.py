@@ -10,7 +10,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from stream.sources import BEHIND_NS, MAX_SIDE, wait_until
+from stream.sources import BEHIND_NS, MAX_SIDE
 from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
@@ -63,7 +63,7 @@ class ImagesSource(Source):
         captured_ns = time.monotonic_ns()
         if self.start_ns is not None:
             captured_ns = self._due_ns(self.start_ns)
-            if not wait_until(captured_ns, timeout):
+            if not self.wait_until(captured_ns, timeout):
                 self._held = pixels
                 return None
         camera_ns = self._due_ns(0)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from stream.record import FrameRecord, RecordingError, find_streams, read_frames, read_records, segments
-from stream.sources import BEHIND_NS, wait_until
+from stream.sources import BEHIND_NS
 from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo, TruePoint
 
 
@@ -55,7 +55,7 @@ class RecordingSource(Source):
                 held = self._held = following
             captured_ns = self.start_ns + held[0].time_ns
             held = self._held = held[0], self.place(held[1])
-            if not wait_until(captured_ns, timeout):
+            if not self.wait_until(captured_ns, timeout):
                 return None
         record, pixels = held
         lost, self._next_seq, self._held = max(0, record.seq - self._next_seq), record.seq + 1, None

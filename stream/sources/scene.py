@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from stream.sources import BEHIND_NS, wait_until
+from stream.sources import BEHIND_NS
 from stream.sources.base import EndOfSource, Pixels, Source, SourceFrame, SourceInfo, TruePoint
 from stream.sources.scene_view import Image, View
 
@@ -81,7 +81,7 @@ class SceneSource(Source):
         if self._closed:
             raise EndOfSource
         if frames is not None and self._index >= frames:
-            if self.start_ns is None or wait_until(self._due_ns(self.start_ns), timeout):
+            if self.start_ns is None or self.wait_until(self._due_ns(self.start_ns), timeout):
                 raise EndOfSource
             return None  # a live scene lasts until the next frame would be due
         lost = 0
@@ -105,7 +105,7 @@ class SceneSource(Source):
         captured_ns = time.monotonic_ns()
         if self.start_ns is not None:
             captured_ns = self._due_ns(self.start_ns)
-            if not wait_until(captured_ns, timeout):
+            if not self.wait_until(captured_ns, timeout):
                 return None
         self._spots = spots
         self._skip(1)

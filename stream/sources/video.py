@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 
-from stream.sources import BEHIND_NS, MAX_SIDE, wait_until
+from stream.sources import BEHIND_NS, MAX_SIDE
 from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
 
 MAX_GAP_NS = 10_000_000_000
@@ -79,7 +79,7 @@ class VideoSource(Source):
                 self._held, lost = following, lost + 1
             captured_ns = self.start_ns + self._held[1]
             self._held = self.place(self._held[0]), self._held[1]
-            if not wait_until(captured_ns, timeout):
+            if not self.wait_until(captured_ns, timeout):
                 return None
         (pixels, camera_ns), self._held = self._held, None
         return SourceFrame(pixels, captured_ns, camera_ns, lost)

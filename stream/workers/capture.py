@@ -12,6 +12,7 @@ from stream import beats
 from stream.config import StreamConfig
 from stream.frame import (
     RESTART,
+    Coming,
     End,
     FrameRef,
     Go,
@@ -33,6 +34,7 @@ from stream.window import FULL_8_BIT, WindowFollower
 
 LOST = "lost by the camera"
 NO_SLOT = "no free slot"
+AHEAD_NS = 400_000  # how long before a frame is likely to come the infer worker is told
 READ_S = 0.25  # how long a read may wait before we look whether to stop
 
 
@@ -56,6 +58,7 @@ class _Capture:
         # The slots that are out, and the number of the frame in each; -1 if a worker before this one sent it.
         self.out = dict.fromkeys(range(ring.slots), -1) if self.resumes else {}
         self.lent: int | None = None  # the slot that the source may write its next frame into
+        self.last_ns = self.likely_ns = 0  # when the last frame was captured, and when the next is likely to be
         self.dropped: Counter[str] = Counter()
         self.follower = WindowFollower()
 
@@ -129,7 +132,7 @@ class _Capture:
             if not self.lend(source) and not live:
                 self.listen(READ_S)
                 continue
-            frame = frame or source.read(READ_S)
+            frame = frame or self.read(source, live)
             if frame is None:
                 continue
             if frame.lost:
@@ -148,6 +151,21 @@ class _Capture:
                 self.dropped[NO_SLOT] += 1
             self.seq += 1
             frame = None
+
+    def read(self, source: Source, live: bool) -> SourceFrame | None:
+        """Read a frame; a moment before a live one is likely to come, say so.
+
+        A camera is regular: its next frame comes as long after its last as that one after the one before.
+        """
+        soon_s = (self.likely_ns - AHEAD_NS - time.monotonic_ns()) / 1e9
+        waits = live and 0 < soon_s < READ_S
+        frame = source.read(soon_s if waits else READ_S)
+        if frame is None and waits:
+            send(self.frames, Coming())
+        elif frame:
+            self.likely_ns = 2 * frame.captured_ns - self.last_ns
+            self.last_ns = frame.captured_ns
+        return frame
 
     def lend(self, source: Source) -> bool:
         """See that the source has a free slot for its next frame, if there is one; tell whether it has."""

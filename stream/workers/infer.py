@@ -134,6 +134,7 @@ class _Infer:
             self.ends[message.stream] = message
         elif isinstance(message, Sweep):
             self.sweeps.append(message)
+        # else a frame is coming, and awake is all that we were to be
 
     def next_ns(self) -> int | None:
         """Return from when on the engine may be sent what waits, monotonic clock; None: once it has done something."""

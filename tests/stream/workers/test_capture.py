@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stream.config import StreamConfig
-from stream.frame import End, FrameRef, Go, Hello, Release, Stop, receive, send
+from stream.frame import Coming, End, FrameRef, Go, Hello, Release, Stop, receive, send
 from stream.ring import FrameRing
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
 from stream.workers import capture
@@ -195,3 +195,24 @@ class Growing(Counted):
         assert frame is not None
         pixels = np.full((31 + self.given, 48), 999 + self.given, np.uint16)
         return SourceFrame(self.place(pixels), frame.captured_ns)
+
+
+class Regular(Counted):
+    """Gives a frame when asked to wait for long, each a tenth of a second after the one before."""
+
+    def read(self, timeout: float) -> SourceFrame | None:
+        if timeout < capture.READ_S:
+            time.sleep(timeout)
+            return None
+        frame = super().read(timeout)
+        assert frame is not None
+        self.start = frame.captured_ns if self.given == 1 else self.start
+        return SourceFrame(frame.pixels, self.start + (self.given - 1) * 100_000_000)
+
+
+def test_a_moment_before_a_frame_is_likely_to_come_the_next_worker_is_told(bench) -> None:
+    """After two frames the third is foreseen, and is announced before it is there."""
+    one = bench(frames=3, live=True, source=Regular)
+    send(one.returns, Go())
+    said = [type(one.next(one.frames)) for _ in range(4)]
+    assert said == [FrameRef, FrameRef, Coming, FrameRef]
