@@ -34,6 +34,7 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
         dropped: frames dropped since the stream's last frame, by reason.
         times: monotonic clock at the end of each stage, by its name.
         truth: id, x, y of the targets in it, where the source knows them.
+        camera_utc_ns: the camera's wall clock for it, ns since 1970, if it told one.
     """
 
     stream: int
@@ -51,6 +52,7 @@ class FrameRef(msgspec.Struct, tag="frame", array_like=True):
     dropped: dict[str, int]
     times: dict[str, int]
     truth: list[tuple[int, float, float]] | None
+    camera_utc_ns: int | None = None
 
 
 class Coming(msgspec.Struct, tag="coming", array_like=True):

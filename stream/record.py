@@ -76,6 +76,7 @@ class FrameRecord(msgspec.Struct, kw_only=True):
         dropped: frames that the pipeline dropped since the stream's last, by reason.
         kept: whether its pixels are in the video.
         truth: id, x, y of the targets in it, where the source knew them.
+        camera_utc_ns: the camera's wall clock for it, if it told one.
     """
 
     seq: int
@@ -92,6 +93,7 @@ class FrameRecord(msgspec.Struct, kw_only=True):
     dropped: dict[str, int]
     kept: bool
     truth: list[tuple[int, float, float]] | None
+    camera_utc_ns: int | None = None
 
 
 def record_of(frame: FrameRef, time_ns: int, kept: bool) -> FrameRecord:

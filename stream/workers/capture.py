@@ -205,6 +205,7 @@ class _Capture:
                 dropped=dict(self.dropped),
                 times={"capture": time.monotonic_ns()},
                 truth=None if frame.truth is None else [(point.id, point.x, point.y) for point in frame.truth],
+                camera_utc_ns=frame.camera_utc_ns,
             ),
         )
         self.dropped.clear()

@@ -174,6 +174,8 @@ class _TrackWorker:
             dropped=frame.dropped,
             stages={stage: frame.times[stage] - frame.captured_ns for stage in STAGES},
             tracks=wire,
+            camera_ns=frame.camera_ns,
+            camera_utc_ns=frame.camera_utc_ns,
         )
         sent = [self.send(message)]
         if frame.truth is not None:

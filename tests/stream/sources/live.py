@@ -1,8 +1,13 @@
 """Sources that are live, as tests read them."""
 
+import functools
 import socket
+import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 from stream.sources import open_source
 
@@ -10,6 +15,8 @@ PACKAGES = (
     "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
     "gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
 )
+SERVER = Path(__file__).with_name("rtsp_server.py")
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def free_port(kind=socket.SOCK_STREAM):
@@ -38,3 +45,38 @@ def opened(url):
 
 def next_frame(source, seconds=10.0):
     return wait_for(lambda: source.read(0.1), seconds)
+
+
+def answers(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def why_no_server():
+    code = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    try:
+        ran = subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True, timeout=60, check=False)
+    except OSError:
+        return f"no {SYSTEM_PYTHON}"
+    return "" if ran.returncode == 0 else "no GStreamer RTSP server"
+
+
+@contextmanager
+def rtsp_server(port, *options):
+    if why := why_no_server():
+        pytest.skip(f"{why}; on Debian: apt-get install {PACKAGES}")
+    process = subprocess.Popen(
+        [SYSTEM_PYTHON, SERVER, str(port), *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: answers(port) or process.poll() is not None)
+        if process.poll() is not None:
+            pytest.skip(f"the RTSP server says: {process.stderr.read().strip()}; apt-get install {PACKAGES}")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

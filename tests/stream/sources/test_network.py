@@ -1,5 +1,4 @@
 import base64
-import functools
 import http.server
 import logging
 import signal
@@ -8,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import av
 import cv2
@@ -19,48 +16,11 @@ import pytest
 from stream.sources import network, open_source
 from stream.sources.base import EndOfSource, SourceError
 from stream.sources.network import NetworkSource
-from tests.stream.sources.live import PACKAGES, free_port, next_frame, opened, wait_for
+from tests.stream.sources.live import free_port, next_frame, opened, rtsp_server, wait_for
 
-SERVER = Path(__file__).with_name("rtsp_server.py")
-SYSTEM_PYTHON = "/usr/bin/python3"
 MS = 1_000_000
 
 pytestmark = pytest.mark.usefixtures("hasty")
-
-
-def answers(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), 0.2).close()
-    except OSError:
-        return False
-    return True
-
-
-@functools.cache
-def why_no_server():
-    code = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-    try:
-        ran = subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True, timeout=60, check=False)
-    except OSError:
-        return f"no {SYSTEM_PYTHON}"
-    return "" if ran.returncode == 0 else "no GStreamer RTSP server"
-
-
-@contextmanager
-def rtsp_server(port, *options):
-    if why := why_no_server():
-        pytest.skip(f"{why}; on Debian: apt-get install {PACKAGES}")
-    process = subprocess.Popen(
-        [SYSTEM_PYTHON, SERVER, str(port), *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        wait_for(lambda: answers(port) or process.poll() is not None)
-        if process.poll() is not None:
-            pytest.skip(f"the RTSP server says: {process.stderr.read().strip()}; apt-get install {PACKAGES}")
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_rtsp_gives_frames_with_their_times():
