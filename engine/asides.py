@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -35,6 +36,23 @@ def say_traceback(error: BaseException, process: str) -> None:
     """Say where an error came from that nobody expected."""
     text = "".join(traceback.format_exception(error)).rstrip()
     _say(text, event="traceback", level="error", process=process, traceback=text)
+
+
+def start_quietly() -> None:
+    """Have a command that is interrupted while it still imports, or lacks a library, show no traceback."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            fail(
+                f"{error.name} is not installed for {sys.executable}; .venv/bin/python has what the pipeline needs "
+                "after make setup, and what training needs after make setup-dev"
+            )
+        elif not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, where)
+
+    sys.excepthook = uncaught
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # as an exception, some library would swallow it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until run_command
 
 
 def speak_json(process: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +45,18 @@ def one_line_errors(*known: type[Exception], code: int = 2) -> Iterator[None]:
 def run_command(command: Callable[..., object] | typer.Typer) -> NoReturn:
     """Run a command as ``typer.run`` does, but say in one line what is wrong with its command line, and exit with 2."""
     import typer
+    from typer.main import get_command
 
     app = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
     if app is not command:
         app.command()(command)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # start_quietly's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    named = get_command(app)
+    _name_values(named)
     usage_error: Any = typer.BadParameter.__bases__[0]  # which typer does not name
     try:
-        code = app(standalone_mode=False)
+        code = named(standalone_mode=False)
     except usage_error as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # its message is the help
@@ -58,6 +64,17 @@ def run_command(command: Callable[..., object] | typer.Typer) -> NoReturn:
             fail(_usage(error))
         code = 2
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _name_values(command: Any) -> None:  # noqa: ANN401 (typer's own type)
+    """Have a command's help call what an option takes by the option's name; typer calls it by Python's type."""
+    import typer
+
+    for param in (*command.params, command.get_help_option(typer.Context(command))):
+        if param.metavar is None:
+            param.metavar = "" if getattr(param, "is_flag", False) else param.name.rpartition("_")[2].upper()
+    for each in getattr(command, "commands", {}).values():
+        _name_values(each)
 
 
 def _usage(error: Any) -> str:  # noqa: ANN401 (its class has no public name)

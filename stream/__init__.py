@@ -1,9 +1,15 @@
 """Frames in, tracks out. Imports engine; imports no torch."""
 
 import os
+import sys
 
 # OpenCV reads this once, when it is first imported: an image whose header claims more is refused unread.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(8192 * 8192))
+
+if sys.argv[:1] == ["-m"]:  # so it is while a command of ours is being found
+    from engine.asides import start_quietly
+
+    start_quietly()
 
 
 class StreamError(RuntimeError):

@@ -101,6 +101,7 @@ class ModelCheck:
     Attributes:
         model: its name or path.
         engine: the backend that runs it.
+        stages: how many it has.
         load_s: how long it took to load and compile.
         costs: of a frame, by size, such as ``320x256, 8 bit``.
         loads: how busy the engine, the tracker and the cores would be, each a share of what they can do.
@@ -110,6 +111,7 @@ class ModelCheck:
 
     model: str
     engine: str
+    stages: int
     load_s: float
     costs: dict[str, Cost] = field(default_factory=dict)
     loads: dict[str, float] = field(default_factory=dict)
@@ -281,7 +283,8 @@ def _check_model(
     batches = {shape: _batch(engines[shape[2]], config, streams[shape]) for shape in streams}
     for (width, height, bits), batch in batches.items():
         engines[bits].prepare(batch, height, width)
-    answer = ModelCheck(model, next(iter(engines.values())).name, time.monotonic() - start)
+    loaded = next(iter(engines.values()))
+    answer = ModelCheck(model, loaded.name, loaded.info.stages, time.monotonic() - start)
     costs = {shape: _cost(engines[shape[2]], batches[shape], frames[shape], config) for shape in streams}
     answer.costs = {f"{width}x{height}, {bits} bit": costs[width, height, bits] for width, height, bits in costs}
     # Files have no rate of their own: what is possible is told for as many frames of each.
@@ -321,7 +324,7 @@ def _cost(engine: Engine, batch: int, frames: Sequence[Pixels], config: Config) 
     engine_cpu = (time.process_time() - busy) / len(took) / batch
     tracker, motion = Tracker(config.track), SceneMotion() if config.track.scene_motion else None
     after: list[float] = []
-    for i in range(3 * FRAMES_KEPT):
+    for i in range(4 * FRAMES_KEPT):
         frame = frames[i % len(frames)]
         start = time.perf_counter()
         detections = detect(targets[i % batch][0], frame, config.detect, engine.info.threshold)
@@ -329,7 +332,7 @@ def _cost(engine: Engine, batch: int, frames: Sequence[Pixels], config: Config) 
         tracker.update(detections, i * 40_000_000, moved)
         after.append(time.perf_counter() - start)
     mean, late = 1e3 * np.mean(took) / batch, 1e3 * np.quantile(took, 0.99) / batch
-    follow = 1e3 * float(np.mean(after))
+    follow = 1e3 * float(np.mean(after[FRAMES_KEPT:]))  # the first load what Numba compiled; a run does so beforehand
     return Cost(float(mean), float(late), follow, 1e3 * engine_cpu + follow)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from stream.check import FULL, CameraCheck, Check, ModelCheck, shipped_models
-from stream.config import Config
 
 
-def describe(found: Check, config: Config) -> list[str]:
+def describe(found: Check) -> list[str]:
     """Return what the check found as lines for people, the answer last."""
     lines = [_camera_line(camera) for camera in found.cameras]
     lines += [f"warning: {warning}" for warning in found.warnings]
@@ -25,7 +24,7 @@ def describe(found: Check, config: Config) -> list[str]:
     busy = ", ".join(f"{name} {100 * load:.0f} %" for name, load in mine.loads.items())
     lines.append(f"busy: {busy} (of {found.cpus:g} cores; the cameras take {found.capture_cpus:.2f})")
     lines.append(_verdict(found, mine))
-    return lines + _suggestion(found, config)
+    return lines + _suggestion(found)
 
 
 def _camera_line(camera: CameraCheck) -> str:
@@ -48,15 +47,20 @@ def _verdict(found: Check, mine: ModelCheck) -> str:
     )
 
 
-def _suggestion(found: Check, config: Config) -> list[str]:
-    """Say which of the shipped models fit, and which to take: the one of most stages that does."""
+def _suggestion(found: Check) -> list[str]:
+    """Say which of the shipped models fit, and which to take: the one of most stages that does.
+
+    Of those of as many stages, which sensor each is for decides, and only who runs it knows that.
+    """
     lines = []
     if len(found.models) > 1:
         fits = [f"{model.model} {model.possible_fps / found.needed_fps:.2f} times" for model in found.models]
         lines.append(f"possible over needed: {', '.join(fits)}")
-    fitting = {model.model for model in found.models if model.keeps_up}
-    best = next((name for name in reversed(shipped_models()) if name in fitting), None)
-    if best and best != config.model:
+    mine = found.models[0]
+    stages = {model.model: model.stages for model in found.models if model.keeps_up}
+    most = max(stages.values(), default=0)
+    best = next((name for name in shipped_models() if stages.get(name) == most), None)
+    if best and most > stages.get(mine.model, 0):
         lines.append(f"suggested: model: {best}, the largest of the shipped models that keeps up here")
     elif not found.keeps_up:
         share = FULL * found.models[0].possible_fps / found.needed_fps

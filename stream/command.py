@@ -53,7 +53,7 @@ _what, _where, _says = _panel("What to run"), _panel("Where it goes"), _panel("W
 def with_addresses(arguments: Sequence[str]) -> list[str]:
     """Return a command line in which --view and --metrics have an address: the default if none follows."""
     filled: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip(arguments, [*arguments, "-"][1:], strict=True):
         filled.append(argument)
         if argument in {"--view", "--metrics"} and following.startswith("-"):
             filled.append(ADDRESS)
@@ -118,6 +118,10 @@ def run(
     try:
         checked = load_config(config, overrides, OPTIONS)
         check_output("--report", report_to)
+        if report_to and (suffix := Path(report_to).suffix.lower()) and suffix not in (*PAGES, ".json"):
+            raise StreamError(
+                f"--report {report_to}: a name that ends in .html (a page) or .json (figures) is expected"
+            )
         if live is not None and not source:
             raise StreamError("--live and --file go with --source; in a file, a stream has the key 'live'")
         if check:
@@ -150,10 +154,11 @@ def _check(config: Config, path: Path, report_to: str | None, log: Log) -> None:
     from stream.check import check
     from stream.check_lines import describe
 
-    looking = f"{path}: {len(config.streams)} streams; looking for a few seconds"
+    many = f"{len(config.streams)} stream{'s' * (len(config.streams) != 1)}"
+    looking = f"{path}: {many}; looking for a few seconds"
     log.say("checking", looking, config=str(path), streams=len(config.streams))
     found = check(config)
-    for line in describe(found, config):
+    for line in describe(found):
         log.say("check", line, line=line)
     if report_to:
         write_json(report_to, found.as_json())

@@ -177,7 +177,9 @@ def main(
     scene_seconds: Annotated[float, typer.Option(help="How long a scene is.", min=1)] = 10.0,
     model: Annotated[str | None, typer.Option(help="A shipped model's name, or an .onnx file.")] = None,
     engine: Annotated[str | None, typer.Option(help="The engine that runs it.")] = None,
-    config: Annotated[Path, typer.Option(help="Detection and tracking as in this configuration.")] = CONFIG,
+    config: Annotated[
+        Path, typer.Option(help="Detection and tracking as in this configuration.", show_default="configs/demo.yaml")
+    ] = CONFIG,
     together: Annotated[int, typer.Option(help="Clips that run beside one another.", min=1, max=16)] = 4,
     against: Annotated[str, typer.Option(help=f"On the same detections: {', '.join(list(TRACKERS)[1:])}.")] = "",
     json_path: Annotated[str | None, typer.Option("--json", help="Write the figures here; - is stdout.")] = None,

@@ -65,7 +65,7 @@ class TracksMessage(msgspec.Struct, kw_only=True):
         dropped: frames dropped since the last message, by reason.
         stages: ns since capture at the end of each stage, by its name.
         tracks: the tracks, tentative ones included.
-        camera_ns: the camera's own time of the frame, ns from where it began to count; None if it has none.
+        camera_ns: the source's own time of the frame, ns from where it began to count; None if it has none.
         camera_utc_ns: the camera's wall clock for it, ns since 1970 UTC; None if it tells none.
     """
 

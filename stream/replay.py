@@ -62,9 +62,13 @@ def publish_again(messages: Iterable[RecordedMessage], publisher: Publisher, spe
 @one_line_errors(StreamError)
 def main(
     folder: Annotated[Path, typer.Argument(help="A recording: the folder of a run, or of one of its streams.")],
-    speed: Annotated[Speed, typer.Option(help="At the recorded pace, or as fast as subscribers take it.")] = Speed.REAL,
+    speed: Annotated[
+        Speed, typer.Option(help="At the recorded pace, or as fast as subscribers take it.", metavar="real|max")
+    ] = Speed.REAL,
     publish: Annotated[str, typer.Option(help="ZeroMQ endpoint to publish on.")] = DEFAULT_ENDPOINT,
-    wait_for: Annotated[int, typer.Option(help="Subscribers to wait for before the first message.", min=0)] = 0,
+    wait_for: Annotated[
+        int, typer.Option(help="Subscribers to wait for before the first message.", min=0, metavar="COUNT")
+    ] = 0,
     csv: Annotated[Path | None, typer.Option(help="Write a row a track and frame to this file instead.")] = None,
     mot: Annotated[Path | None, typer.Option(help="Write a MOTChallenge file a stream to this folder instead.")] = None,
     jsonl: Annotated[
@@ -73,8 +77,9 @@ def main(
 ) -> None:
     """Publish a recording's messages again, or write them to files.
 
-    Messages are published as they were, their times included. To track a recording's frames anew,
-    run the pipeline on it: run_pipeline.py --source recording:FOLDER/STREAM.
+    Messages are published as they were, their times included. To track a
+    recording's frames anew, run the pipeline on it:
+    run_pipeline.py --source recording:FOLDER/STREAM.
     """
     check_output("--csv", csv)
     check_output_folder("--mot", mot)

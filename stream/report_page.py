@@ -130,7 +130,8 @@ def _latency(total: Latency, books: Sequence[StreamBook]) -> str:
     marks = [("p50", late["p50"]), ("p99", late["p99"]), ("max", late["max"])]
     parts = [
         _table(("stage, ms", "p50", "p90", "p99", "p99.9", "max", "what it is"), rows, ["what it is"]),
-        "<h3>How late frames were, end to end</h3><p>Each bar is the share of frames with that latency, in ms.</p>",
+        "<h3>How late frames were, end to end</h3>",
+        "<p>Each bar is the share of frames with that latency, in ms, on a logarithmic scale.</p>",
         _both(lambda width: histogram(found["end to end"], marks, width, 200, "ms")),
         '<h3>What each stage took</h3><div class="tiles">',
         *(
@@ -151,14 +152,17 @@ def _over_time(book: StreamBook, named: bool) -> str:
         Series("p99", "p99", [((i + 0.5) * span, each.percentile_ms(99)) for i, each in bins]),
         Series("p50", "p50", [((i + 0.5) * span, each.percentile_ms(50)) for i, each in bins]),
     ]
-    full = bins[:-1] or bins  # the last span was cut short by the end: its rate would look like a fall
+    full = len(bins[:-1] or bins)  # the last span was cut short by the end: its rate would look like a fall
     rate = [
-        Series("published", "p50", [((i + 0.5) * span, each.published / span) for i, each in full]),
-        Series("dropped", "drop", [((i + 0.5) * span, each.dropped / span) for i, each in full]),
+        Series(
+            "published", "p50", [((i + 0.5) * span, each.published / span if i < full else None) for i, each in bins]
+        ),
+        Series("dropped", "drop", [((i + 0.5) * span, each.dropped / span if i < full else None) for i, each in bins]),
     ]
     title = f"Over time{', ' + escape(book.name) if named else ''}"
     return (
-        f"<h3>{title}</h3><p>Latency of each {_duration(span)}, ms: {_legend(reversed(late))}</p>"
+        f"<h3>{title}</h3>"
+        f"<p>Latency of each {_duration(span)}, ms, on a logarithmic scale: {_legend(reversed(late))}</p>"
         f"{_both(lambda width: line_chart(late, width, 190, 's', y_log=True))}"
         f"<p>Frames a second: {_legend(rate)}</p>{_both(lambda width: line_chart(rate, width, 120, 's'))}"
     )

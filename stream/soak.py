@@ -126,8 +126,9 @@ def soak(
 ) -> None:
     """Run the pipeline, look at its memory, handles, shared memory and latency, and say whether any of it grew.
 
-    Exits with 0 if nothing did: after the first 5 minutes no process's memory by 1 %, its handles or
-    /dev/shm at all, and the 99th percentile of latency of the last 5 minutes is within 10 % of the first 5's.
+    Exits with 0 if nothing did: after the first 5 minutes no process's memory
+    by 1 %, its handles or /dev/shm at all, and the 99th percentile of latency
+    of the last 5 minutes is within 10 % of the first 5's.
     """
     check_output("--json", json_to)
     console = Console(stderr=json_to == "-", highlight=False, soft_wrap=True)

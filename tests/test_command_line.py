@@ -6,7 +6,9 @@ import importlib
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from engine.base import ENGINES
+from stream.command import with_addresses
+from stream.web.address import DEFAULT as ADDRESS
 from tests.pipeline import ROOT, Run
 
 ESCAPE = "\x1b["
@@ -61,6 +65,46 @@ def test_a_help_says_what_it_does_in_plain_text(name: str) -> None:
     assert str(ROOT) not in done.stdout.replace(str(Path.cwd()) + "/run", "")
 
 
+def test_a_help_calls_values_by_names_of_command_lines_not_by_types_of_python() -> None:
+    """A switch takes none; a choice lists its values."""
+    for command in COMMANDS.values():
+        said = call(*command, "--help").stdout
+        assert "<bool>" not in said
+        assert not re.search(r"--\S+ +<", said), said
+    assert re.search(r"--speed +real\|max ", call(*COMMANDS["stream.replay"], "--help").stdout)
+
+
+CTRL_C = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException:
+    pass  # as some libraries do
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "library", "stub", "says"),
+    [
+        ("stream.web", "typer", CTRL_C, ""),
+        ("engine.bench", "onnx", CTRL_C, ""),
+        ("training.train", "torch", "raise ModuleNotFoundError(name='torch')", "error: torch is not installed for "),
+    ],
+)
+def test_what_ends_a_command_while_it_still_imports_shows_no_traceback(
+    tmp_path: Path, command: str, library: str, stub: str, says: str
+) -> None:
+    """An early Ctrl-C, a library that make setup leaves to make setup-dev."""
+    (tmp_path / f"{library}.py").write_text(stub)
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"], cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode not in (0, 2)
+    assert done.stderr.startswith(says)
+    assert len(done.stderr.splitlines()) == bool(says), done.stderr
+
+
 def test_colours_are_for_terminals() -> None:
     assert ESCAPE in on_a_terminal([*COMMANDS["run_pipeline.py"], "--help"])
 
@@ -80,6 +124,7 @@ def test_colours_are_for_terminals() -> None:
         ),
         ("run_pipeline.py", ["--publish", "tcp://0.0.0.0:1"], "error: --publish: tcp://0.0.0.0:1 can be reached from"),
         ("run_pipeline.py", ["--source"], "option '--source' requires an argument"),
+        ("run_pipeline.py", ["--report", "r.pdf"], "--report r.pdf: a name that ends in .html (a page) or .json"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--sever-key", "x"], "did you mean --server-key?"),
         ("stream.subscribe", [], "ENDPOINT: this argument is needed"),
         ("stream.subscribe", ["tcp://127.0.0.1:1", "--count", "0"], "--count: input should be greater than or equal"),
@@ -104,6 +149,37 @@ def test_every_command_answers_so() -> None:
     for package in ("engine", "stream", "training"):
         for path in (ROOT / package).rglob("*.py"):
             assert "typer.run(" not in path.read_text(), path
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        ([], []),
+        (["--view"], ["--view", ADDRESS]),
+        (["--metrics", "--duration", "3"], ["--metrics", ADDRESS, "--duration", "3"]),
+        (["--view", "0.0.0.0:80", "--check"], ["--view", "0.0.0.0:80", "--check"]),
+    ],
+    ids=str,
+)
+def test_an_address_may_be_left_out(given: list[str], filled: list[str]) -> None:
+    assert with_addresses(given) == filled
+
+
+def test_without_any_option_the_demo_runs_until_ctrl_c() -> None:
+    with socket.socket() as probe:
+        if not probe.connect_ex(("127.0.0.1", 5560)):
+            pytest.skip("something else publishes on the default port, 5560")
+    process = subprocess.Popen(
+        [sys.executable, *COMMANDS["run_pipeline.py"]], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout
+    said = [process.stdout.readline() for _ in range(2)]  # the second comes after some seconds of frames
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert said[0].startswith("starting rpcanet_plus_k1"), (said, out, err)
+    assert (process.returncode, err) == (0, "")
+    assert "end to end" in out
 
 
 def test_log_json_is_one_object_a_line_from_start_to_end() -> None:

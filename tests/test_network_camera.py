@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+from stream.record import find_streams, read_frames, segments
 from tests.pipeline import Run, tracks_of
 from tests.stream.sources.live import free_port, rtsp_server
 
@@ -28,6 +29,7 @@ def test_an_rtsp_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
     with rtsp_server(port, "--password", PASSWORD):
         run = Run("--config", config, "--report", tmp_path / "r.json", "--log-json")
         before = run.listen(lambda seen: sum(m["camera_utc_ns"] is not None for m in tracks_of(seen, "camera")) > 20)
+    run.listen(lambda seen: len(tracks_of(seen, "other")) > 60)  # in which what was on its way has come
     away = run.listen(lambda seen: len(tracks_of(seen, "other")) > 60)
     with rtsp_server(port, "--password", PASSWORD):
         again = run.listen(lambda seen: len(tracks_of(seen, "camera")) > 20)
@@ -44,10 +46,15 @@ def test_an_rtsp_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
         not tracks_of(away, "camera")[-1:]
         or tracks_of(away, "camera")[-1]["seq"] < tracks_of(again, "camera")[0]["seq"]
     )
+    assert not tracks_of(away, "camera")
     first = tracks_of(again, "camera")[0]
     assert first["seq"] - seen[-1]["seq"] > 25
     assert first["dropped"]["lost by the camera"] > 25
     assert [m["seq"] for m in tracks_of(away, "other")] == sorted({m["seq"] for m in tracks_of(away, "other")})
+
+    kept = [record for stem in segments(find_streams(tmp_path / "kept")["camera"]) for record, _ in read_frames(stem)]
+    told = {m["seq"]: m["camera_utc_ns"] for m in seen}
+    assert {told[record.seq] - record.camera_utc_ns for record in kept if told.get(record.seq)} == {0}
 
     said = outcome.out + outcome.err + (tmp_path / "r.json").read_text() + repr([*before, *away, *again])
     assert PASSWORD not in said

@@ -85,7 +85,7 @@ class Recipe(_Strict):
     rate: Annotated[float, Field(gt=0)] = 1e-4
     schedule: Literal["poly", "cosine"] = "poly"
     warm_up: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of M's convolutions; float16 on a GPU alone
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of M's convolutions; on a CPU float16 is float32
     compile: bool = False  # torch.compile, on a GPU
     graph: bool = True  # forward and backward as one CUDA graph, on one GPU
     pool: Annotated[int, Field(ge=0)] = 0  # crops of each size, drawn once and kept on a GPU; 0 draws anew

@@ -65,7 +65,7 @@ class RecordingSource(Source):
             camera_ns=record.time_ns,
             lost=lost,
             truth=None if record.truth is None else tuple(TruePoint(*point) for point in record.truth),
-            camera_utc_ns=record.captured_utc_ns,
+            camera_utc_ns=record.camera_utc_ns,
             window=(record.low, record.high),
         )
 

@@ -25,8 +25,9 @@ def main(
 ) -> None:
     """Show a running pipeline in a browser, with /metrics for Prometheus; waits for one that does not run yet.
 
-    Pictures are shown where the pipeline runs on this host as the same user; tracks always. Elsewhere than on
-    loopback it asks for a token, a random one or that of IRSTREAM_TOKEN.
+    Pictures are shown where the pipeline runs on this host as the same user;
+    tracks always. Elsewhere than on loopback it asks for a token, a random one
+    or that of IRSTREAM_TOKEN.
     """
     keys = read_client_keys(server_key, key)
     check_endpoint(connect)

@@ -41,9 +41,7 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
         arguments: the worker's own.
     """
     die_with_parent()
-    try:
-        os.kill(supervisor, 0)
-    except ProcessLookupError:  # it died before we asked to be told
+    if _has_gone(supervisor):  # before we asked to be told
         sys.exit(1)
     wake_on_time()
     import cv2
@@ -61,9 +59,19 @@ def work(main: Callable[..., None], name: str, reports: Port, supervisor: int, a
         send(reports, Failed(str(error), bad_input=True))
         sys.exit(2)
     except Exception as error:
+        if _has_gone(supervisor):  # and its ends of our channels; we follow in a moment
+            sys.exit(1)
         say_traceback(error, name)
         send(reports, Failed(f"{name}: {type(error).__name__}: {error}", bad_input=False))
         sys.exit(1)
+
+
+def _has_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def work_watched(pulses: beats.Beats, number: int, *arguments: Any) -> None:  # noqa: ANN401 (those of work)

@@ -59,6 +59,7 @@ class _Capture:
         self.out = dict.fromkeys(range(ring.slots), -1) if self.resumes else {}
         self.lent: int | None = None  # the slot that the source may write its next frame into
         self.last_ns = self.likely_ns = 0  # when the last frame was captured, and when the next is likely to be
+        self.told = False  # that a frame is likely to come
         self.dropped: Counter[str] = Counter()
         self.follower = WindowFollower()
 
@@ -155,13 +156,15 @@ class _Capture:
     def read(self, source: Source, live: bool) -> SourceFrame | None:
         """Read a frame; a moment before a live one is likely to come, say so.
 
-        A camera is regular: its next frame comes as long after its last as that one after the one before.
+        A camera is regular: its next frame comes as long after its last as that one after the one before. It is
+        said once a frame that is sent, so that nothing piles up in front of a worker that is away.
         """
         soon_s = (self.likely_ns - AHEAD_NS - time.monotonic_ns()) / 1e9
-        waits = live and 0 < soon_s < READ_S
+        waits = live and not self.told and 0 < soon_s < READ_S
         frame = source.read(soon_s if waits else READ_S)
         if frame is None and waits:
             send(self.frames, Coming())
+            self.told = True
         elif frame:
             self.likely_ns = 2 * frame.captured_ns - self.last_ns
             self.last_ns = frame.captured_ns
@@ -209,6 +212,7 @@ class _Capture:
             ),
         )
         self.dropped.clear()
+        self.told = False
         if self.follower.before(time_ns) == (low, high):  # now that it is on its way; its percentiles take a while
             self.follower.update(frame.pixels.view(np.uint16), time_ns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -28,8 +29,10 @@ class Engine:
 
     name, best_batch = "pretended", 4
 
-    def __init__(self, seconds: float, bits: int) -> None:
-        self.seconds, self.info = seconds, ModelInfo(**{**vars(INFO), "bits": bits})
+    def __init__(self, model: str, seconds: float, bits: int) -> None:
+        found = re.search(r"k(\d)", model)
+        self.seconds = seconds
+        self.info = ModelInfo(**{**vars(INFO), "bits": bits, "stages": int(found[1]) if found else 1})
 
     def prepare(self, batch: int, height: int, width: int) -> None:
         pass
@@ -46,7 +49,7 @@ class Engine:
 def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that a call takes, by model; the models that are said to be shipped."""
     found = {"rpcanet_plus_k1": 0.001}
-    monkeypatch.setattr(check, "load_engine", lambda model, device, bits, threads: Engine(found[model], bits))
+    monkeypatch.setattr(check, "load_engine", lambda model, device, bits, threads: Engine(model, found[model], bits))
     monkeypatch.setattr(check, "find_model", Path)
     for module in (check, check_lines):
         monkeypatch.setattr(module, "shipped_models", lambda: list(found))
@@ -61,7 +64,7 @@ def look(*sources: str, model: str = "rpcanet_plus_k1", **changes: object) -> tu
     given = {"streams": streams, "model": model, "publish": {"endpoint": free_endpoint()}, **changes}
     config = Config.model_validate(given)
     found = check.check(config)
-    return found, "\n".join(describe(found, config))
+    return found, "\n".join(describe(found))
 
 
 def test_a_machine_that_keeps_up_is_told_by_how_much(speeds: dict[str, float]) -> None:
@@ -101,16 +104,41 @@ def test_streams_of_one_size_share_a_batch(speeds: dict[str, float]) -> None:
     assert cost.engine_ms >= 60
 
 
-@pytest.mark.parametrize(("configured", "suggested"), [("k1", "k3"), ("k3", None), ("k6", "k3")], ids=str)
+def test_what_the_first_frames_alone_cost_is_not_taken_for_the_rate(
+    speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code is loaded before a run begins, and no frame pays for it: shared out over 36, it would be 100 ms."""
+    calls, real = [], check.detect
+
+    def slow_at_first(*given: object) -> object:
+        if not calls:
+            time.sleep(3.6)
+        calls.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(check, "detect", slow_at_first)
+    found, _ = look(SCENE)
+    (cost,) = found.models[0].costs.values()
+    assert cost.track_ms < 100
+
+
+@pytest.mark.parametrize(
+    ("configured", "suggested"), [("k1", "k3"), ("k3", None), ("k6", "k3"), ("k3_robust", None)], ids=str
+)
 def test_the_largest_shipped_model_that_fits_is_suggested(
     speeds: dict[str, float], configured: str, suggested: str | None
 ) -> None:
-    """Of one, three and six stages the last is too slow; three stages are the most that fit."""
+    """Of one, three and six stages the last is too slow; three stages are the most that fit.
+
+    One that is for other sensors is neither suggested nor, where it was chosen, suggested away.
+    """
     speeds.clear()
-    speeds.update({"k1": 0.0005, "k3": 0.001, "k6": 0.5})
+    speeds.update({"k1": 0.0005, "k3": 0.001, "k3_robust": 0.001, "k6": 0.5})
     found, said = look(SCENE, model=configured)
     assert found.models[0].model == configured
-    assert {model.model: model.keeps_up for model in found.models} == {"k1": True, "k3": True, "k6": False}
+    assert {model.model: model.keeps_up for model in found.models} == {
+        "k1": True, "k3": True, "k3_robust": True, "k6": False,
+    }  # fmt: skip
     assert (f"suggested: model: {suggested}" in said) if suggested else ("suggested" not in said)
     assert "no shipped model keeps up" not in said
 

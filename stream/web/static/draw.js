@@ -59,7 +59,8 @@ export function drawZoom(canvas, shown, id, tails, look) {
   if (track) drawTrack(context, track, tails.byId.get(id) ?? [], place, scale, { ...look, labels: false }, true);
 }
 
-function drawGround(context, area, { frame, bitmap }, look, smooth) {
+function drawGround(context, area, shown, look, smooth) {
+  const { frame, bitmap } = shown;
   const { width, height } = context.canvas;
   context.fillStyle = "#05070a";
   context.fillRect(0, 0, width, height);
@@ -67,9 +68,22 @@ function drawGround(context, area, { frame, bitmap }, look, smooth) {
   const perX = bitmap.width / frame.width, perY = bitmap.height / frame.height;
   context.imageSmoothingEnabled = smooth;
   context.imageSmoothingQuality = "high";
-  context.filter = look.contrast ? "contrast(1.8) brightness(1.15)" : "none";
+  context.filter = look.contrast ? (shown.stretch ??= stretch(bitmap)) : "none";
   context.drawImage(bitmap, area.x * perX, area.y * perY, area.width * perX, area.height * perY, 0, 0, width, height);
   context.filter = "none";
+}
+
+const THUMB_PX = 64, STEEPEST = 8;
+const thumb = new OffscreenCanvas(THUMB_PX, THUMB_PX).getContext("2d", { willReadFrequently: true });
+
+/** Return the filter that spreads a picture's greys, but for its darkest and brightest hundredths, from black to white. */
+function stretch(bitmap) {
+  thumb.drawImage(bitmap, 0, 0, THUMB_PX, THUMB_PX);
+  const greys = thumb.getImageData(0, 0, THUMB_PX, THUMB_PX).data.filter((_, i) => i % 4 === 0).sort();
+  const [low, high] = [0.01, 0.99].map((share) => greys[Math.floor(share * greys.length)] / 255);
+  const slope = Math.min(STEEPEST, 1 / Math.max(high - low, 1 / 255));
+  const contrast = 1 + 2 * low * slope; // contrast(c) is c (v - 1/2) + 1/2: with brightness(slope / c), slope (v - low)
+  return `brightness(${slope / contrast}) contrast(${contrast})`;
 }
 
 function grid(context, area, frame) {

@@ -3,7 +3,7 @@
 import { drawChart, drawFrame, drawZoom, extendTails } from "./draw.js";
 
 const RETRY_MS = 1000;
-const GAP_PX = 12;
+const GAP_PX = 12, SMALL_PX = 420;
 const STAGE_COLOURS = ["#4d6478", "#6d8aa3", "#9cc3e6", "#7fa6c9", "#5f7d96", "#42586a"];
 const UNKNOWN = { x: 4, y: 3 }; // the shape of a tile whose frames are not known yet
 
@@ -25,6 +25,8 @@ function connect() {
   socket.onclose = () => {
     view.open = false;
     summarise();
+    for (const each of view.streams.values()) caption(each);
+    if (view.one) side();
     setTimeout(connect, RETRY_MS);
   };
 }
@@ -112,6 +114,11 @@ function makeTile(name) {
   return { root, picture, canvas, bar };
 }
 
+/** Whether what was last said of a stream still holds. */
+function holds(said) {
+  return view.open && said.health !== "away" && said.health !== "ended";
+}
+
 function caption(each) {
   const { said, tile } = each;
   if (!said) return;
@@ -119,8 +126,8 @@ function caption(each) {
   const size = said.size ? `${said.size[0]}×${said.size[1]}` : "";
   const name = element("span", "name", element("i", `dot ${tone(said.health)}`), each.name, element("small", said.health === "ok" ? "" : "health", said.health === "ok" ? size : said.health));
   const figures = [
-    figure(said.fps.toFixed(1), "frames/s", "", "/s"),
-    figure(said.tracks, said.tracks === 1 ? "track" : "tracks", "optional"),
+    figure(holds(said) ? said.fps.toFixed(1) : "–", "frames/s", "", "/s"),
+    figure(holds(said) ? said.tracks : "–", said.tracks === 1 ? "track" : "tracks", "optional"),
     figure(ms(said.p50), "p50", "optional"),
     figure(ms(said.p99), "p99 ms", "", "ms"),
     figure(dropped, "dropped", dropped ? "warn" : "optional"),
@@ -182,12 +189,13 @@ function layout() {
   const ratio = names.length ? Math.min(...names.map(shape)) : 1;
   const fits = (columns) => {
     const width = (room.width - GAP_PX * (columns - 1)) / columns, rows = Math.ceil(names.length / columns);
-    return Math.min(width, ((room.height - GAP_PX * (rows - 1)) / rows - captionHeight(width)) * ratio);
+    return widest(width, (room.height - GAP_PX * (rows - 1)) / rows, ratio);
   };
   let columns = 1, width = room.width;
   if (narrow) {
-    columns = names.length > 4 ? 2 : 1;
+    columns = names.length > 4 || (names.length > 1 && innerWidth > innerHeight) ? 2 : 1;
     width = (room.width - 8 * (columns - 1)) / columns;
+    width = widest(width, $("main").clientHeight - 16, ratio); // a phone on its side sees all of it
   } else {
     for (let c = 1; c <= names.length; c++) if (c === 1 || fits(c) > width) [columns, width] = [c, fits(c)];
   }
@@ -196,7 +204,7 @@ function layout() {
   tiles.replaceChildren(...names.map((name) => stream(name).tile.root));
   for (const name of names) {
     const each = stream(name);
-    each.tile.root.classList.toggle("small", width < 420);
+    each.tile.root.classList.toggle("small", width < SMALL_PX);
     each.tile.root.classList.toggle("tiny", width < 240);
     each.tile.picture.style.aspectRatio = `${ratio}`; // the tallest's, so that captions stand in a row
     each.tile.canvas.style.width = `${Math.min(1, shape(name) / ratio) * 100}%`;
@@ -209,8 +217,10 @@ function layout() {
   watch();
 }
 
-function captionHeight(width) {
-  return width < 300 ? 54 : width < 420 ? 34 : 40;
+/** Return how wide a tile may be that has so much room; a small one's caption takes two lines. */
+function widest(width, height, ratio) {
+  const wide = Math.min(width, (height - 40) * ratio);
+  return wide >= SMALL_PX ? wide : Math.min(width, (height - 54) * ratio);
 }
 
 function shape(name) {
@@ -232,7 +242,7 @@ function side() {
   $("p50").replaceChildren(...unit(said.p50));
   $("p99").replaceChildren(...unit(said.p99));
   $("max").replaceChildren(...unit(said.max));
-  $("fps").replaceChildren(said.fps.toFixed(1), " ", element("small", "", "/s"));
+  $("fps").replaceChildren(holds(said) ? said.fps.toFixed(1) : "–", " ", element("small", "", "/s"));
   $("span").textContent = said.span_s < 90 ? `last ${said.span_s} s` : `last ${Math.round(said.span_s / 60)} min`;
   drawChart($("chart"), each.points, view.state.span_s);
   const stages = Object.entries(said.stages_ms);

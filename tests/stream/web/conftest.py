@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -30,6 +31,7 @@ class FakePipeline:
     """What a pipeline publishes, without one: frames of 64x48 with one bright pixel at (20, 30), and their tracks."""
 
     width, height = 64, 48
+    ground: Any = 40  # grey levels, of all pixels but one
 
     def __init__(self, endpoint: str = "tcp://127.0.0.1:*") -> None:
         self.ring = FrameRing(slots=4)
@@ -84,7 +86,7 @@ class FakePipeline:
         slot = self.seq % self.ring.slots
         self.ring.unmark(slot)
         for pixels, dark, bright in (
-            (self.ring.frame(slot, self.height, self.width, 8), 40, 255),
+            (self.ring.frame(slot, self.height, self.width, 8), self.ground, 255),
             (self.ring.targets(slot, self.height, self.width), 0, 250),
         ):
             pixels[:] = dark

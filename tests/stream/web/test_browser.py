@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 
 LIMIT_MS = 20_000
@@ -86,6 +87,18 @@ def test_the_picture_is_the_frame_of_the_tracks(page: Any, pipeline: Any) -> Non
         page.keyboard.press("t")
 
 
+def test_more_contrast_spreads_the_greys_of_a_dark_picture(page: Any, pipeline: Any) -> None:
+    """Two greys that are hardly told apart become black and nearly white; a fixed factor would make both black."""
+    pipeline.ground = np.where(np.arange(pipeline.width) < pipeline.width / 2, 12, 44)
+    begin(pipeline, page)
+    show(page, lambda: pipeline.frame(tracks=[]))
+    page.keyboard.press("c")
+    grey = "(x) => { const c = irstream.streams.get('sky').tile.canvas;"
+    grey += " return c.getContext('2d').getImageData(x * c.width, 10, 1, 1).data[0]; }"
+    assert page.evaluate(grey, 0.2) < 20
+    assert page.evaluate(grey, 0.8) > 200
+
+
 def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, pipeline: Any) -> None:
     begin(pipeline, page)
     show(page, pipeline.frame)
@@ -97,6 +110,24 @@ def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, p
     page.wait_for_selector("#drops >> text=dropped: superseded")
     page.wait_for_selector("#drops >> text=restarted: track died")
     page.wait_for_function("() => Math.abs(parseFloat(p50.textContent) - 12) < 0.2")
+
+
+@pytest.mark.parametrize(("streams", "width", "height"), [(4, 1000, 700), (9, 1440, 900), (12, 1920, 1080)])
+def test_a_wall_of_streams_fits_the_screen(page: Any, pipeline: Any, streams: int, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    begin(pipeline, page, *(f"cam-{index:02d}" for index in range(streams)), ring=False)
+    page.wait_for_function("(n) => document.querySelectorAll('.caption .name').length === n", arg=streams)
+    page.wait_for_function("() => tiles.scrollHeight === tiles.clientHeight")
+
+
+def test_a_phone_on_its_side_shows_the_whole_picture(page: Any, pipeline: Any) -> None:
+    """It scrolls to the figures, not to the other half of the picture; upright the picture is as wide as the screen."""
+    begin(pipeline, page)
+    show(page, pipeline.frame)
+    page.set_viewport_size({"width": 844, "height": 390})
+    page.wait_for_function("() => document.querySelector('.tile').getBoundingClientRect().bottom <= 390")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("() => document.querySelector('.tile').clientWidth > 360")
 
 
 def test_sixteen_streams_are_shown_and_the_keys_choose_one_and_pause(page: Any, pipeline: Any) -> None:
@@ -128,15 +159,17 @@ def test_the_page_waits_for_a_pipeline_and_goes_on_when_it_comes_back(page: Any,
 
 
 def test_the_page_connects_again_to_a_server_that_comes_back(
-    browser: Any, view: Callable[..., Any], unused_port: int
+    browser: Any, view: Callable[..., Any], pipeline: Any, unused_port: int
 ) -> None:
     address = f"127.0.0.1:{unused_port}"
     first = view(address=address)
     page = browser.new_page()
     page.goto(first.url)
     page.wait_for_function("() => irstream.open", timeout=LIMIT_MS)
+    begin(pipeline, page)
     first.close()
     page.wait_for_selector("#summary >> text=no connection", timeout=LIMIT_MS)
+    page.wait_for_selector(".tile.off >> text=/^. frames/", timeout=LIMIT_MS)  # what was said holds no longer
     view(address=address)
     page.wait_for_function("() => irstream.open", timeout=LIMIT_MS)
     page.close()

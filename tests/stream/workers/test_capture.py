@@ -152,11 +152,15 @@ def test_a_source_that_fails_ends_its_stream_with_the_reason_after_its_last_fram
 class Paced(Counted):
     """Has its frames early: they go where the worker says, as a scene's do that is not yet due."""
 
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.placed: dict[int, np.ndarray] = {}
+
     def read(self, timeout: float) -> SourceFrame | None:
         frame = super().read(timeout)
         assert frame is not None
-        self.placed = self.place(frame.pixels)
-        return SourceFrame(self.placed, frame.captured_ns)
+        self.placed[self.given - 1] = self.place(frame.pixels)
+        return SourceFrame(self.placed[self.given - 1], frame.captured_ns)
 
 
 def test_a_source_writes_straight_into_the_ring_and_no_frame_is_there_twice(bench) -> None:
@@ -170,6 +174,7 @@ def test_a_source_writes_straight_into_the_ring_and_no_frame_is_there_twice(benc
         for held in out:
             pixels = one.ring.frame(held.slot, held.height, held.width, held.bits)
             assert (pixels == 1000 + held.seq).all()
+        assert np.shares_memory(one.source.placed[message.seq], pixels)
         if len(out) == 2:
             first = out.pop(0)
             send(one.returns, Release(first.slot, first.seq))
@@ -210,9 +215,25 @@ class Regular(Counted):
         return SourceFrame(frame.pixels, self.start + (self.given - 1) * 100_000_000)
 
 
+class Hasty(Regular):
+    """The same, but the clock goes with its frames: each is foreseen."""
+
+    def read(self, timeout: float) -> SourceFrame | None:
+        frame = super().read(timeout)
+        return frame and SourceFrame(frame.pixels, time.monotonic_ns() + self.given * 1_000_000)
+
+
 def test_a_moment_before_a_frame_is_likely_to_come_the_next_worker_is_told(bench) -> None:
-    """After two frames the third is foreseen, and is announced before it is there."""
+    """After two frames the third is foreseen, and is announced before it is there; once, whatever becomes of it."""
     one = bench(frames=3, live=True, source=Regular)
     send(one.returns, Go())
+    said = [type(one.next(one.frames)) for _ in range(6)]
+    assert said == [FrameRef, FrameRef, Coming, FrameRef, Coming, End]
+
+
+def test_nothing_piles_up_before_a_worker_that_is_away(bench) -> None:
+    """Without a free slot frames are dropped, and of none of them it is said that it comes."""
+    one = bench(frames=40, live=True, slots=2, source=Hasty)
+    send(one.returns, Go())
     said = [type(one.next(one.frames)) for _ in range(4)]
-    assert said == [FrameRef, FrameRef, Coming, FrameRef]
+    assert said == [FrameRef, FrameRef, Coming, End]
