@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.asides import warn
 from engine.contract import EngineError, ModelInfo, NoGpuError, find_model, read_model
+from engine.parts import is_quantised
 
 Frames = NDArray[np.uint8]
 FULL_RANGE = {8: (0.0, 255.0), 16: (0.0, 65535.0)}  # the window that shows every pixel value
@@ -119,7 +120,12 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
 
         return null_engine(device, info)
     content = proto.SerializeToString()
-    for name in GPU_ENGINES if device == "auto" else (device,) if device in GPU_ENGINES else ():
+    gpus = GPU_ENGINES if device == "auto" else (device,) if device in GPU_ENGINES else ()
+    if is_quantised(proto.graph):
+        if device in gpus:
+            raise EngineError(f"{info.name}: its INT8 is for CPUs; {device} takes the float32 model")
+        gpus = ()
+    for name in gpus:
         try:
             return _gpu_engine(name, content, info)
         except NoGpuError:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from engine.base import ENGINES, FULL_RANGE, Engine, Frames, load_engine
 from engine.contract import EngineError, find_model, read_model
-from engine.limits import Gemm, Reference, precision_of, work_of
+from engine.limits import SIDES, Gemm, Reference, precision_of, work_of
 from engine.one_line import check_output, one_line_errors, run_command
 
 TURN_S = 0.2  # an engine's turn, before the next one has it
@@ -59,16 +59,17 @@ class Timing(Speed):
         ratio: of the first engine's median to this one's, or of the reference's if there is one: above 1, this one
             is faster.
         gflop_per_s: the arithmetic of the model's convolutions, as its file has them, in that time.
-        precision: what most of it is computed in: ``f32``, ``bf16`` or ``int8``.
+        precision: what most of it is computed in: ``f32``, ``bf16``, ``int8`` or, on a GPU, ``f16``.
         limit_fraction: of that to what a large product of matrices of that precision reached in the same run, on the
-            CPU with as many threads; an engine that finds a way around some of the arithmetic may pass 1.
+            CPU with as many threads; an engine that finds a way around some of the arithmetic may pass 1. None of
+            ``f16``: ``engine.gpu_bench`` has the limits of a GPU.
         megabytes_moved: what those convolutions read and write in a call, in float32.
     """
 
     ratio: float
     gflop_per_s: float
     precision: str
-    limit_fraction: float
+    limit_fraction: float | None
     megabytes_moved: float
 
 
@@ -142,7 +143,7 @@ def bench(
     if reference:
         engines.insert(0, reference)
     precisions = [precision_of(proto, engine.name) for engine in engines]
-    gemms = {precision: Gemm(threads, precision) for precision in dict.fromkeys(precisions)}
+    gemms = {precision: Gemm(threads, precision) for precision in dict.fromkeys(precisions) if precision in SIDES}
     window = np.array([FULL_RANGE[bits]], np.float32)
     timings = []
     try:
@@ -169,7 +170,7 @@ def bench(
                         ratio=medians[0] / middle,
                         gflop_per_s=1e-9 * work.operations / middle,
                         precision=precision,
-                        limit_fraction=work.operations / middle / limits[precision],
+                        limit_fraction=work.operations / middle / limits[precision] if precision in limits else None,
                         megabytes_moved=1e-6 * work.bytes_moved,
                     )
                 )
@@ -188,7 +189,8 @@ def table_of(timings: list[Timing]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for t in timings:
         figures = (f"{t.median_ms:.2f}", f"{t.p99_ms:.2f}", f"{t.frames_per_s:.1f}", f"{t.ratio:.2f}")
-        yardsticks = (f"{t.gflop_per_s:.1f}", f"{100 * t.limit_fraction:.0f} %", f"{t.megabytes_moved:.0f}")
+        share = "-" if t.limit_fraction is None else f"{100 * t.limit_fraction:.0f} %"
+        yardsticks = (f"{t.gflop_per_s:.1f}", share, f"{t.megabytes_moved:.0f}")
         table.add_row(t.engine, t.size, str(t.batch), *figures, *yardsticks)
     return table
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.base import Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
 from engine.openvino_engine import openvino_core
+from engine.parts import is_quantised
 
 SIDES = {"f32": 1024, "bf16": 2048, "int8": 2048}  # of the square matrices whose product is the limit
 
@@ -55,12 +56,14 @@ def work_of(model: onnx.ModelProto, batch: int, height: int, width: int) -> Work
 
 
 def precision_of(model: onnx.ModelProto, engine: str) -> str:
-    """Return what an engine, or the reference, computes most of a model's arithmetic in, of ``SIDES``."""
+    """Return what an engine, or the reference, computes most of a model in: one of ``SIDES``, or ``f16``, on a GPU."""
     if engine == Reference.name:
         return "f32"
+    if engine in ("tensorrt", "cuda"):
+        return "f16"
     if engine.endswith(":bf16"):
         return "bf16"
-    return "int8" if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else "f32"
+    return "int8" if is_quantised(model.graph) else "f32"
 
 
 class Gemm:

@@ -125,6 +125,11 @@ def find_wide(graph: onnx.GraphProto) -> list[Wide]:
     return wide
 
 
+def is_quantised(graph: onnx.GraphProto) -> bool:
+    """Tell whether a graph computes in INT8."""
+    return any(node.op_type == "QuantizeLinear" for node in graph.node)
+
+
 def head_of(seen: Graph, node: onnx.NodeProto) -> Head | None:
     """Return the head whose attention begins with ``node``, a mean over the frame."""
     if node.op_type != "ReduceMean" or len(node.input) != 2:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.base import STEPS, Engine, LocksPages, TwoAtOnce, load_engine
 from stream import beats
+from stream.alarm import Alarm
 from stream.batcher import Batcher
 from stream.channel import Channel
 from stream.config import BatchConfig
@@ -70,11 +71,13 @@ class _Batch:
     Attributes:
         frames: its frames.
         taken_ns: when it was taken, monotonic clock.
+        paired: whether another may be sent after it before it is done.
         run: what sends it on, and returns what the device took, ms by ``STEPS``, if it tells.
     """
 
     frames: list[FrameRef]
     taken_ns: int
+    paired: bool
     run: Future[list[float] | None]
 
 
@@ -93,8 +96,7 @@ class _Infer:
         self.thread, self.sender = ThreadPoolExecutor(1, "engine"), ThreadPoolExecutor(1, "sender")
         self.done = os.eventfd(0, os.EFD_SEMAPHORE)
         self.running: deque[_Batch] = deque()  # at most two
-        self.two = False  # whether the engine takes two at once
-        self.compute_ns: dict[tuple[int, ...], int] = {}  # of such a one, by shape
+        self.compute_ns: dict[tuple[int, ...], int] = {}  # of engines that take two at once, by shape
         self.device_ms: list[list[float]] = []  # of it, a row a batch, not yet reported
         self.reported_ns = time.monotonic_ns()
         self.ends: dict[int, End] = {}
@@ -121,7 +123,6 @@ class _Infer:
                 ring = self.rings[hello.stream]
                 for slot in range(ring.slots):
                     engine.lock_pages(ring.frame(slot, hello.height, hello.width, hello.bits))
-        self.two = all(isinstance(engine, TwoAtOnce) for engine in self.engines.values())
         self.batcher = Batcher(largest, round(self.config.batch.window_ms * 1e6))
 
     def take_in(self, message: Message) -> None:
@@ -141,7 +142,7 @@ class _Infer:
         assert self.batcher is not None
         if not self.running:
             return 0
-        if len(self.running) > self.two:
+        if len(self.running) > 1 or not self.running[0].paired:
             return None
         if not self.batcher.freshens():
             return 0
@@ -164,14 +165,16 @@ class _Infer:
             return
         for frame in frames:
             frame.times["queue"] = now
-        sent = self.sender.submit(self.send, frames) if self.two else None
+        # One that is not there yet, of a camera that came back with another depth, is loaded by the run.
+        engine = self.engines.get(frames[0].bits)
+        sent = self.sender.submit(self.send, engine, frames) if isinstance(engine, TwoAtOnce) else None
         run = self.thread.submit(self.run, frames, sent)
-        self.running.append(_Batch(frames, now, run))
+        self.running.append(_Batch(frames, now, sent is not None, run))
         run.add_done_callback(lambda _: os.eventfd_write(self.done, 1))
 
-    def send(self, batch: list[FrameRef]) -> Any:  # noqa: ANN401
+    def send(self, engine: TwoAtOnce, batch: list[FrameRef]) -> Any:  # noqa: ANN401
         """Send a batch to the engine and return its ticket; runs on the sender's thread."""
-        return cast(TwoAtOnce, self.engine(batch[0].bits)).submit(*self.arrays(batch))
+        return engine.submit(*self.arrays(batch))
 
     def arrays(self, batch: list[FrameRef]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return what the engine takes."""
@@ -264,14 +267,17 @@ def main(
     loaded = [(bits, engine.name, engine.info) for bits, engine in infer.engines.items()]
     send(reports, Ready([Loaded(bits, name, info.name, info.weights_sha256) for bits, name, info in loaded]))
     ports = {port.fileno(): port for port in frames}
-    news = select.epoll()
-    for fd in [*ports, infer.done]:
+    news, alarm = select.epoll(), Alarm()
+    for fd in [*ports, infer.done, alarm.fileno()]:
         news.register(fd, select.EPOLLIN)
     streams = set(range(len(frames)))
     assert infer.batcher is not None
     while streams or infer.running or infer.ends:
-        wait = infer.wait_ns()
-        for fd, _ in news.poll(STEP_S if wait is None else wait / 1e9):
+        if wait := infer.wait_ns():
+            alarm.set(time.monotonic_ns() + wait)
+        for fd, _ in news.poll(0 if wait == 0 else STEP_S):
+            if fd == alarm.fileno():
+                alarm.hush()
             port = ports.get(fd)
             while port is not None and port.poll():
                 message = receive(port)
@@ -287,3 +293,4 @@ def main(
     infer.report(reports, 0)
     infer.thread.shutdown()
     infer.sender.shutdown()
+    alarm.close()

@@ -81,6 +81,7 @@ def test_a_limit_is_of_the_precision_that_is_timed():
     small.graph.node.add(op_type="QuantizeLinear")
     assert precision_of(plain, "openvino") == precision_of(small, "pytorch") == "f32"
     assert precision_of(plain, "openvino:bf16") == "bf16"
+    assert precision_of(plain, "tensorrt") == precision_of(plain, "cuda") == "f16"
     assert precision_of(small, "openvino") == precision_of(small, "onnxruntime") == "int8"
     frames, window = np.zeros((1, 1, 8, 8), np.uint8), np.zeros((1, 2), np.float32)
     for precision in ("f32", "bf16", "int8"):

@@ -5,6 +5,7 @@ The two are imitated: no test here has seen a GPU.
 
 import importlib.util
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,17 +87,32 @@ def test_two_batches_are_on_their_way(gpu, tiny_model):
 
 
 def test_one_thread_sends_while_another_collects(gpu, tiny_model):
-    """As the infer worker does: the next batch is sent before the last is collected, and each has its own answer."""
+    """As the infer worker does: each batch is sent while the one before it is waited for, and has its own answer."""
     engine = load_engine(str(tiny_model()), "tensorrt")
     assert isinstance(engine, TwoAtOnce)
+    waiting, sent = threading.Event(), threading.Event()
+
+    def wait(_event):  # goes on once the next batch was sent meanwhile
+        waiting.set()
+        assert sent.wait(20)
+        sent.clear()
+        return (0,)
+
+    def send(number):
+        if number:
+            assert waiting.wait(20)
+            waiting.clear()
+        ticket = engine.submit(np.full((1, 1, 4, 5), number, np.uint8), WINDOW)
+        if number:
+            sent.set()
+        return ticket
+
+    gpu.cudaEventSynchronize = wait
     with ThreadPoolExecutor(1) as sender:
-        sent = sender.submit(engine.submit, np.full((1, 1, 4, 5), 0, np.uint8), WINDOW)
-        for number in range(1, 30):
-            following = sender.submit(engine.submit, np.full((1, 1, 4, 5), number, np.uint8), WINDOW)
-            following.result()
-            assert (engine.collect(sent.result()) == number - 1).all()
+        tickets = [sender.submit(send, number) for number in range(30)]
+        for number, ticket in enumerate(tickets[:-1]):
+            assert (engine.collect(ticket.result()) == number).all()
             assert engine.times_ms == dict.fromkeys(STEPS, 0.5)
-            sent = following
 
 
 def test_engines_of_a_cpu_take_one_batch(tiny_model):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from engine.base import load_engine
+from engine import base
+from engine.base import GPU_ENGINES, load_engine
+from engine.build import Recipe, onnx_for
 from engine.contract import MODELS, EngineError, read_model
-from engine.cuda_network import read_network
 from engine.limits import precision_of
 from training.quantise import shown
 from training.sets import read_split
@@ -40,8 +41,22 @@ def test_it_answers_like_the_float32_model(bits, data):
     assert (found[0] & found[1]).sum() >= 0.95 * (found[0] | found[1]).sum()
 
 
-def test_a_gpu_engine_refuses_it_in_one_line():
-    """Its kernels are for float32 weights; where the engine is chosen by ``auto``, the CPU's follows."""
+@pytest.mark.parametrize("engine", GPU_ENGINES)
+def test_a_gpu_engine_refuses_it_in_one_line(engine):
+    """Whichever it is, and before it looks for a GPU."""
+    with pytest.raises(EngineError, match=f"^{NAME}_int8: its INT8 is for CPUs; {engine} takes the float32 model$"):
+        load_engine(f"{NAME}_int8", engine)
+
+
+def test_auto_runs_it_on_the_cpu(capsys, monkeypatch):
+    """No GPU engine is so much as tried, and nothing is said."""
+    monkeypatch.setattr(base, "_gpu_engine", None)
+    assert load_engine(f"{NAME}_int8").name == "openvino"
+    assert capsys.readouterr().err == ""
+
+
+def test_no_plan_is_made_of_it():
+    """``engine.build`` says what it would take."""
     model, info = read_model(MODELS / f"{NAME}_int8.onnx")
-    with pytest.raises(EngineError, match=r"^rpcanet_plus_k6_int8: not a network that the CUDA engine computes"):
-        read_network(model.graph, info)
+    with pytest.raises(EngineError, match=f"^{NAME}_int8: its INT8 is for CPUs; a plan is made of the float32 model$"):
+        onnx_for(model, info, Recipe())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.base import STEPS
 from engine.contract import EngineError
+from stream.batcher import Batcher
 from stream.channel import Channel, channel
 from stream.config import BatchConfig
 from stream.frame import DeviceTimes, End, FrameRef, Hello, Message, Ready, Release, receive, send
@@ -32,6 +35,7 @@ class Plain:
     best_batch = 1
 
     def __init__(self) -> None:
+        self.asked: list[int] = []
         self.log: list[tuple[str, int]] = []
         self.may: dict[int, threading.Event] = {}
         self.fails = ""
@@ -44,13 +48,14 @@ class Plain:
 
     def note(self, what: str, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Note what is done to a frame, of which every pixel is its number, and wait until it may."""
-        number = int(frames[0, 0, 0, 0])
+        number = int(frames.reshape(len(frames), -1)[0, 0])
+        self.asked.append(number)
         if what != "submit":
             assert self.may.get(number, SET).wait(S)
         self.log.append((what, number))
         if self.fails == what:
             raise EngineError(f"tiny: {what} fails")
-        return frames.copy()
+        return frames[..., 0].copy() if frames.ndim == 5 else frames.copy()
 
 
 class Two(Plain):
@@ -98,13 +103,13 @@ class Worker:
         except EngineError as error:
             self.error = error
 
-    def give(self, *numbers: int, stream: int = 0) -> None:
+    def give(self, *numbers: int, stream: int = 0, bits: int = 8) -> None:
         """Give frames of these numbers."""
         for number in numbers:
-            self.rings[stream].frame(number % SLOTS, HEIGHT, WIDTH, 8)[:] = number
+            self.rings[stream].frame(number % SLOTS, HEIGHT, WIDTH, bits)[:] = number
             about = {"capture": 0}
             ref = FrameRef(
-                stream, number % SLOTS, number, WIDTH, HEIGHT, 8, self.live, 0, 255, 0, 0, None, {}, about, None
+                stream, number % SLOTS, number, WIDTH, HEIGHT, bits, self.live, 0, 255, 0, 0, None, {}, about, None
             )
             send(self.frames[stream][1], ref)
 
@@ -151,14 +156,17 @@ def seen(engine: Plain, *what: tuple[str, int]) -> None:
 
 
 def test_a_cpu_has_one_batch_at_a_time(worker) -> None:
-    """The second frame of a file begins when the first has ended; nothing is told of a device."""
+    """While it has one, the freshest frame waits and the one it supersedes is released; nothing is told of a device."""
     engine = Plain()
     hold(engine, 0)
-    with worker(engine) as made:
-        made.give(0, 1)
+    with worker(engine, live=True) as made:
+        made.give(0)
+        wait_until(lambda: engine.asked, S, "the first frame")
+        made.give(1, 2)
+        assert made.hear(made.returns[0][0], Release).seq == 1
         engine.may[0].set()
-        assert [made.hear(made.out[0], FrameRef).seq for _ in range(2)] == [0, 1]
-    assert engine.log == [("infer", 0), ("infer", 1)]
+        assert [made.hear(made.out[0], FrameRef).seq for _ in range(2)] == [0, 2]
+    assert engine.log == [("infer", 0), ("infer", 2)]
     assert not made.reports[0].poll()
 
 
@@ -210,6 +218,57 @@ def test_a_live_frame_is_sent_when_the_device_is_about_to_be_free(worker) -> Non
         seen(engine, ("submit", 0), ("collect", 0), ("submit", 1), ("submit", 2))
         engine.may[1].set()
         assert [made.hear(made.out[0], FrameRef).seq for _ in range(2)] == [1, 2]
+
+
+def test_a_live_frame_is_due_when_the_one_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the nanosecond, by the clock: not before it is, at once when it is, and never a third."""
+    clock = [5_000_000]
+    monkeypatch.setattr(time, "monotonic_ns", lambda: clock[0])
+    inside = infer._Infer(infer.InferConfig("tiny", "any", None, BatchConfig()), [], [], channel()[1])
+    inside.batcher = Batcher(1, 0)
+
+    def frame(seq: int) -> FrameRef:
+        return FrameRef(0, seq, seq, WIDTH, HEIGHT, 8, True, 0, 255, 0, 0, None, {}, {"capture": 0}, None)
+
+    inside.batcher.add(frame(1))
+    inside.running.append(infer._Batch([frame(0)], clock[0], True, Future()))
+    assert inside.wait_ns() is None  # nobody knows yet how long it computes
+    inside.compute_ns[8, HEIGHT, WIDTH, 1] = 700_000
+    assert inside.wait_ns() == 700_000
+    clock[0] += 600_000
+    assert inside.wait_ns() == 100_000
+    clock[0] += 100_000
+    assert inside.wait_ns() == 0
+    inside.running.append(infer._Batch([frame(1)], clock[0], True, Future()))
+    assert inside.wait_ns() is None
+
+
+@pytest.mark.parametrize("kinds", [(Two, Two), (Two, Plain), (Plain, Two)], ids=str)
+def test_an_engine_that_is_first_needed_in_the_run_is_loaded_once(kinds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera comes back with another depth: whatever kind of engine it needs, every frame is answered in order."""
+    engines = {8: kinds[0](), 16: kinds[1]()}
+    loads: list[int] = []
+
+    def load(_model: str, _engine: str, bits: int, _threads: int | None) -> Plain:
+        loads.append(bits)
+        return engines[bits]
+
+    monkeypatch.setattr(infer, "load_engine", load)
+    made = Worker(1, live=False)
+    made.thread.start()
+    made.hear(made.reports[0], Ready)
+    made.give(0, 1)
+    made.give(2, 3, 4, bits=16)
+    made.give(5)
+    for number in range(6):
+        found = made.hear(made.out[0], FrameRef)
+        assert found.seq == number
+        assert (made.rings[0].targets(found.slot, HEIGHT, WIDTH) == number).all()
+    made.end()
+    made.thread.join(S)
+    assert made.error is None
+    assert loads == [8, 16]
+    made.rings[0].close()
 
 
 def test_a_stream_ends_while_the_device_is_busy_with_others(worker) -> None:
