@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.asides import warn
 from engine.contract import EngineError, ModelInfo, NoGpuError, find_model, read_model
+from engine.parts import is_quantised
 
 Frames = NDArray[np.uint8]
 FULL_RANGE = {8: (0.0, 255.0), 16: (0.0, 65535.0)}  # the window that shows every pixel value
@@ -18,7 +19,7 @@ class Engine(Protocol):
     """A model ready to run on one device. Not for two threads at once."""
 
     name: str
-    """The backend, of ``ENGINES``; ``null`` is none."""
+    """The backend, of ``ENGINES``, or ``openvino:bf16``; ``null`` is none."""
     info: ModelInfo
     best_batch: int
     """The frames in a batch beyond which more save no time; on a CPU, one."""
@@ -55,6 +56,25 @@ class LocksPages(Protocol):
 
     def lock_pages(self, memory: NDArray[Any]) -> bool:
         """Lock the pages of what frames will be in; tell whether that worked. Without, frames are copied once more."""
+        ...
+
+
+STEPS = ("upload", "compute", "download")  # of a batch on a device with memory of its own
+
+
+@runtime_checkable
+class TwoAtOnce(Protocol):
+    """An engine that copies one batch while it computes another. One thread may submit while another collects."""
+
+    times_ms: dict[str, float]
+    """Of the batch collected last, by ``STEPS``."""
+
+    def submit(self, frames: Frames, window: NDArray[np.float32]) -> Any:  # noqa: ANN401
+        """Send a batch on its way; see ``Engine.infer``. Two may be, whose ``frames`` stay as they are meanwhile."""
+        ...
+
+    def collect(self, ticket: Any) -> NDArray[np.uint8]:  # noqa: ANN401
+        """Wait for the batch that ``submit`` gave the ticket of, and return its target maps."""
         ...
 
 
@@ -100,7 +120,12 @@ def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | 
 
         return null_engine(device, info)
     content = proto.SerializeToString()
-    for name in GPU_ENGINES if device == "auto" else (device,) if device in GPU_ENGINES else ():
+    gpus = GPU_ENGINES if device == "auto" else (device,) if device in GPU_ENGINES else ()
+    if is_quantised(proto.graph):
+        if device in gpus:
+            raise EngineError(f"{info.name}: its INT8 is for CPUs; {device} takes the float32 model")
+        gpus = ()
+    for name in gpus:
         try:
             return _gpu_engine(name, content, info)
         except NoGpuError:

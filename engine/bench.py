@@ -19,7 +19,7 @@ from rich.table import Table
 
 from engine.base import ENGINES, FULL_RANGE, Engine, Frames, load_engine
 from engine.contract import EngineError, find_model, read_model
-from engine.limits import Gemm, Reference, work_of
+from engine.limits import SIDES, Gemm, Reference, precision_of, work_of
 from engine.one_line import check_output, one_line_errors, run_command
 
 TURN_S = 0.2  # an engine's turn, before the next one has it
@@ -58,14 +58,17 @@ class Timing(Speed):
         ratio: of the first engine's median to this one's, or of the reference's if there is one: above 1, this one
             is faster.
         gflop_per_s: the arithmetic of the model's convolutions, as its file has them, in that time.
-        limit_fraction: of that to what a large product of float32 matrices reached in the same run, on the CPU with
-            as many threads; an engine that finds a way around some of the arithmetic may pass 1.
+        precision: what most of it is computed in: ``f32``, ``bf16``, ``int8`` or, on a GPU, ``f16``.
+        limit_fraction: of that to what a large product of matrices of that precision reached in the same run, on the
+            CPU with as many threads; an engine that finds a way around some of the arithmetic may pass 1. None of
+            ``f16``: ``engine.gpu_bench`` has the limits of a GPU.
         megabytes_moved: what those convolutions read and write in a call, in float32.
     """
 
     ratio: float
     gflop_per_s: float
-    limit_fraction: float
+    precision: str
+    limit_fraction: float | None
     megabytes_moved: float
 
 
@@ -138,16 +141,22 @@ def bench(
     reference = Reference(info, threads) if with_reference else None
     if reference:
         engines.insert(0, reference)
+    precisions = [precision_of(proto, engine.name) for engine in engines]
+    gemms = {precision: Gemm(threads, precision) for precision in dict.fromkeys(precisions) if precision in SIDES}
     window = np.array([FULL_RANGE[bits]], np.float32)
     timings = []
     try:
         for (width, height), batch in product(sizes, batches):
             shape = (batch, 1, height, width) if bits == 8 else (batch, 1, height, width, 2)
             frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-            runs = time_engines([*engines, Gemm(threads)], frames, window.repeat(batch, 0), seconds)
+            runs = time_engines([*engines, *gemms.values()], frames, window.repeat(batch, 0), seconds)
             medians = [float(np.median(taken)) for taken in runs]
-            work, limit = work_of(proto, batch, height, width), Gemm.operations / medians[-1]
-            for engine, taken, middle in zip(engines, runs, medians, strict=False):
+            work = work_of(proto, batch, height, width)
+            limits = {
+                precision: gemm.operations / middle
+                for (precision, gemm), middle in zip(gemms.items(), medians[len(engines) :], strict=True)
+            }
+            for engine, taken, middle, precision in zip(engines, runs, medians, precisions, strict=False):
                 timings.append(
                     Timing(
                         engine=engine.name,
@@ -159,7 +168,8 @@ def bench(
                         frames_per_s=batch / middle,
                         ratio=medians[0] / middle,
                         gflop_per_s=1e-9 * work.operations / middle,
-                        limit_fraction=work.operations / middle / limit,
+                        precision=precision,
+                        limit_fraction=work.operations / middle / limits[precision] if precision in limits else None,
                         megabytes_moved=1e-6 * work.bytes_moved,
                     )
                 )
@@ -178,7 +188,8 @@ def table_of(timings: list[Timing]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for t in timings:
         figures = (f"{t.median_ms:.2f}", f"{t.p99_ms:.2f}", f"{t.frames_per_s:.1f}", f"{t.ratio:.2f}")
-        yardsticks = (f"{t.gflop_per_s:.1f}", f"{100 * t.limit_fraction:.0f} %", f"{t.megabytes_moved:.0f}")
+        share = "-" if t.limit_fraction is None else f"{100 * t.limit_fraction:.0f} %"
+        yardsticks = (f"{t.gflop_per_s:.1f}", share, f"{t.megabytes_moved:.0f}")
         table.add_row(t.engine, t.size, str(t.batch), *figures, *yardsticks)
     return table
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from engine.contract import FRAMES, WINDOW, EngineError, ModelError, ModelInfo, find_model, read_model
 from engine.one_line import check_output, one_line_errors, run_command
+from engine.parts import is_quantised
 from engine.precision import PRECISIONS, Precision, to_half
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
@@ -170,6 +171,8 @@ def onnx_for(model: onnx.ModelProto, info: ModelInfo, recipe: Recipe) -> bytes:
     Raises:
         EngineError: if the graph is not one that can be converted.
     """
+    if is_quantised(model.graph):
+        raise EngineError(f"{info.name}: its INT8 is for CPUs; a plan is made of the float32 model")
     try:
         converted = to_half(model) if recipe.precision == "fp16" else model
     except Exception as error:  # onnx's are no public classes

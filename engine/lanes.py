@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.base import Frames, blank_input, check_input
+from engine.base import STEPS, Frames, blank_input, check_input
 from engine.contract import FRAMES, TARGETS, WINDOW, EngineError, ModelInfo
 from engine.cuda import ask
 
@@ -80,7 +81,7 @@ class LaneEngine:
     """An engine on the first GPU that CUDA shows; what it enqueues for a batch is its own.
 
     Attributes:
-        times_ms: of the batch collected last, by CUDA events: ``upload``, ``compute``, ``download``.
+        times_ms: of the batch collected last, by ``STEPS``, as CUDA events tell.
     """
 
     info: ModelInfo
@@ -150,10 +151,11 @@ class LaneEngine:
         if lane.ticket is not ticket:
             raise EngineError(f"{self.info.name}: this batch was collected before")
         self._ask("waiting for a batch", self._cuda.cudaEventSynchronize(lane.events[-1]))
-        lane.ticket = None
-        for name, since, at in zip(("upload", "compute", "download"), lane.events, lane.events[1:], strict=False):
+        for name, (since, at) in zip(STEPS, pairwise(lane.events), strict=True):
             self.times_ms[name] = self._ask("timing", self._cuda.cudaEventElapsedTime(since, at))
-        return ticket.program.buffers.targets.copy()
+        targets = ticket.program.buffers.targets.copy()
+        lane.ticket = None
+        return targets
 
     def lock_pages(self, memory: NDArray[Any]) -> bool:
         """Let the GPU read memory straight from where it is; tell whether it can. It must outlive the engine.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from engine.base import Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
 from engine.openvino_engine import openvino_core
+from engine.parts import is_quantised
 
-SIDE = 1024  # of the square matrices whose product is the limit
+SIDES = {"f32": 1024, "bf16": 2048, "int8": 2048}  # of the square matrices whose product is the limit
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,43 @@ def work_of(model: onnx.ModelProto, batch: int, height: int, width: int) -> Work
     return Work(operations, moved)
 
 
+def precision_of(model: onnx.ModelProto, engine: str) -> str:
+    """Return what an engine, or the reference, computes most of a model in: one of ``SIDES``, or ``f16``, on a GPU."""
+    if engine == Reference.name:
+        return "f32"
+    if engine in ("tensorrt", "cuda"):
+        return "f16"
+    if engine.endswith(":bf16"):
+        return "bf16"
+    return "int8" if is_quantised(model.graph) else "f32"
+
+
 class Gemm:
-    """A product of large float32 matrices, dressed as an engine so that it is timed among them."""
+    """A product of large matrices, dressed as an engine so that it is timed among them.
+
+    Args:
+        threads: of the CPU; None is one a core.
+        precision: what is multiplied, of ``SIDES``.
+    """
 
     name = "gemm"
-    operations = 2 * SIDE**3
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, threads: int | None, precision: str = "f32") -> None:
         config: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         config |= {"ENABLE_CPU_PINNING": False} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
-        left = ops.parameter([SIDE, SIDE], openvino.Type.f32)
-        right = ops.constant(np.full((SIDE, SIDE), 0.5, np.float32))
-        model = openvino.Model([ops.matmul(left, right, False, False)], [left])
+        side = SIDES[precision]
+        self.operations = 2 * side**3
+        kind = {"f32": openvino.Type.f32, "bf16": openvino.Type.bf16, "int8": openvino.Type.u8}[precision]
+        left = ops.parameter([side, side], kind)
+        one, other = left, ops.constant(np.full((side, side), 0.5, np.float32))
+        if precision == "bf16":
+            other = ops.convert(other, "bf16")
+        elif precision == "int8":
+            one, other = _levels(ops.convert(left, "f32"), 0, 255), _levels(other, -127, 127)
+        model = openvino.Model([ops.matmul(one, other, False, False)], [left])
         self._request = openvino_core().compile_model(model, "CPU", config).create_infer_request()
-        self._left = np.full((SIDE, SIDE), 0.5, np.float32)
+        self._left = openvino.Tensor(kind, openvino.Shape([side, side]))
+        self._left.data.view(np.uint8)[:] = 0
 
     def prepare(self, batch: int, height: int, width: int) -> None:
         """Nothing depends on the frames."""
@@ -74,6 +99,12 @@ class Gemm:
     def infer(self, frames: Frames, window: NDArray[np.float32]) -> NDArray[np.uint8]:  # noqa: ARG002
         self._request.infer([self._left], share_inputs=True)
         return frames
+
+
+def _levels(x: Any, low: int, high: int) -> Any:  # noqa: ANN401 (OpenVINO has no types)
+    """Return what is quantised to whole numbers, which OpenVINO multiplies as such."""
+    ends = [ops.constant(np.float32(end)) for end in (low, high)]
+    return ops.fake_quantize(x, *ends, *ends, high - low + 1)
 
 
 class Reference:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 from engine.base import Frames, blank_input, check_input, one_line
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
 from engine.openvino_graph import rewrite
-from engine.parts import find_parts, find_wide
+from engine.parts import Head, Thin, Wide, find_parts, find_wide
 
 MAX_SHAPES = 16  # compiled shapes kept; a compiled K=6 takes some 100 MiB
 Precision = Literal["f32", "bf16"]
-_BARE = "/WithoutBiases"  # OpenVINO splits a convolution: this is its name without the bias
 
 
 @functools.cache
@@ -47,15 +45,15 @@ class OpenVinoEngine:
         EngineError: if OpenVINO does not take the model, or the model or the processor has nothing to do in bf16.
     """
 
-    name = "openvino"
     best_batch = 1
 
     def __init__(self, content: bytes, info: ModelInfo, threads: int | None, precision: Precision = "f32") -> None:
         self.info = info
+        self.name = "openvino" if precision == "f32" else f"openvino:{precision}"
         self._core = openvino_core()
         self._lanes = threads or len(os.sched_getaffinity(0))
         self._config: dict[str, object] = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "f32",  # of what the graph itself does not say otherwise
             # A pinned thread waits whenever another process has its core, and the rest wait for it.
             "ENABLE_CPU_PINNING": False,
         }
@@ -63,13 +61,13 @@ class OpenVinoEngine:
             self._config["INFERENCE_NUM_THREADS"] = threads
         self._content = content
         graph = onnx.load_from_string(content).graph
-        self._parts = find_parts(graph)
-        self._wide = find_wide(graph) if precision == "bf16" else None
-        if self._wide is not None:
+        self._parts: list[Thin | Wide | Head] = [*find_parts(graph)]
+        if precision == "bf16":
             if "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 raise EngineError("openvino:bf16: this processor has no bf16 (AVX-512 BF16, AMX); openvino is f32")
-            if not self._wide:
+            if not (wide := find_wide(graph)):
                 raise EngineError(f"{info.name}: no convolution is wide enough for bf16; openvino runs it in f32")
+            self._parts += wide
         self._requests: dict[tuple[int, ...], list[openvino.InferRequest]] = {}
         try:
             self._core.read_model(content)
@@ -110,47 +108,9 @@ class OpenVinoEngine:
             model = self._core.read_model(self._content)
             model.reshape({FRAMES: [1, *shape], WINDOW: [1, 2]})
             rewrite(model, self._parts)
-            if self._wide is not None:
-                keep_f32(model, self._wide)
             while len(self._requests) >= MAX_SHAPES:
                 self._requests.pop(next(iter(self._requests)))
             compiled = self._core.compile_model(model, "CPU", {**self._config, "NUM_STREAMS": lanes})
-            if self._wide is not None:
-                check_bf16(_steps(compiled), self._wide)
             requests = [compiled.create_infer_request() for _ in range(lanes)]
         self._requests[key] = requests  # the last used is the last to go
         return requests
-
-
-def keep_f32(model: openvino.Model, wide: set[str]) -> None:
-    """Mark every operation but those that ``wide`` names as one to compute in f32."""
-    for node in model.get_ordered_ops():
-        if node.get_friendly_name().removesuffix(_BARE) not in wide:
-            node.get_rt_info()["precise_0"] = ""
-
-
-def check_bf16(steps: Iterable[tuple[str, str, list[str]]], wide: set[str]) -> None:
-    """Refuse a compiled model that computes more in bf16 than what ``wide`` names: the marks of an OpenVINO may change.
-
-    Args:
-        steps: kind, precision and original operations of what the compiled model executes.
-        wide: names of operations.
-
-    Raises:
-        EngineError: naming the first step that should have stayed f32.
-    """
-    for kind, precision, names in steps:
-        if (
-            precision == "bf16"
-            and kind not in ("Reorder", "Convert")
-            and not {n.removesuffix(_BARE) for n in names} <= wide
-        ):
-            raise EngineError(
-                f"openvino:bf16: this OpenVINO computes {', '.join(names)} in bf16 too; openvino runs in f32"
-            )
-
-
-def _steps(compiled: openvino.CompiledModel) -> Iterator[tuple[str, str, list[str]]]:
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        said = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
-        yield said["layerType"], said["runtimePrecision"], said["originalLayersNames"].split(",")

@@ -3,7 +3,7 @@
 A contract model takes any batch and size, and its convolutions have too few channels for a CPU:
 
 - A convolution to 4 channels leaves half of 8 vector lanes empty. Two neighbouring pixels are computed as 8
-  channels, by a convolution of stride 2; in memory, its answer is the 4-channel map.
+  channels, by a convolution of stride 2; in memory, its answer is the 4-channel map. With AVX-512, four are as 16.
 - The end of a chain is linear: expand (b -> c), scale each of the c maps by its attention, project (c -> 1).
   For one frame these three are one 5x5 convolution b -> 1 whose weights depend on the attention, and the
   attention needs of the c maps only their means, which are those of the thin maps less their borders. So the
@@ -11,10 +11,15 @@ A contract model takes any batch and size, and its convolutions have too few cha
   expanded maps outside of the frame, which are zero: the rim is computed apart.
 
 What is not built as ``training.export`` builds it is left as it is.
+
+With bf16, the wide convolutions' types say so in the graph itself: OpenVINO, told to infer in f32, leaves them as they
+are and computes everything else in f32. Told to infer in bf16, 2026.4 computes all that it can in bf16, marked or not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,22 +27,23 @@ import openvino
 import openvino.opset13 as ops
 from numpy.typing import NDArray
 
-from engine.parts import LANES, Array, Head, Thin
+from engine.parts import Array, Head, Thin, Wide
 
+LANES = 16 if "avx512f" in Path("/proc/cpuinfo").read_text().split() else 8  # float32s in this processor's vectors
 _Output = Any  # openvino.Output; the package has no types
 
 
-def rewrite(model: openvino.Model, parts: list[Thin | Head]) -> None:
+def rewrite(model: openvino.Model, parts: Sequence[Thin | Wide | Head]) -> None:
     """Rewrite a model, in place.
 
     Args:
         model: read from the ONNX file that the parts were found in, and reshaped to one frame.
-        parts: what ``find_parts`` found.
+        parts: what ``find_parts`` found and, to be computed in bf16, what ``find_wide`` found.
     """
     tensors = {name: output for node in model.get_ordered_ops() for output in node.outputs() for name in output.names}
     for part in parts:
         source = tensors[part.source]
-        made = _thin(part, source) if isinstance(part, Thin) else _project(part, source)
+        made = _REWRITES[type(part)](part, source)
         if made is not None:
             for reader in list(tensors[part.target].get_target_inputs()):
                 reader.replace_source_output(made)
@@ -58,6 +64,22 @@ def _thin(part: Thin, x: _Output) -> _Output | None:
     if part.relu:
         made = ops.relu(made)
     return _view(made, out, h, w).output(0)
+
+
+def _wide(part: Wide, x: _Output) -> _Output:
+    """Return the maps of a wide convolution, computed in bf16; the next one reads them as they are."""
+    maker = x.get_node()
+    if maker.get_type_name() == "Convert" and maker.input_value(0).get_element_type() == openvino.Type.bf16:
+        x = maker.input_value(0)
+    else:
+        x = ops.convert(x, "bf16")
+    r = part.weight.shape[2] // 2
+    made = _conv(x, ops.convert(_constant(part.weight), "bf16"), (r, r, r, r))
+    made.set_friendly_name(part.name)
+    made = ops.add(made, ops.convert(_constant(part.bias.reshape(1, -1, 1, 1)), "bf16"))
+    if part.relu:
+        made = ops.relu(made)
+    return ops.convert(made, "f32").output(0)
 
 
 def _project(head: Head, x: _Output) -> _Output | None:
@@ -93,6 +115,9 @@ def _project(head: Head, x: _Output) -> _Output | None:
     made = ops.concat([top, ops.concat([left, middle, right], 3), bottom], 2)
     # The biases come last, where adding them is part of whatever elementwise step follows.
     return ops.add(made, ops.add(inner_bias, _constant(head.bias.reshape(1, 1, 1, 1)))).output(0)
+
+
+_REWRITES: dict[type, Callable[..., _Output | None]] = {Thin: _thin, Wide: _wide, Head: _project}
 
 
 def _attention(head: Head, mean: _Output) -> _Output:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-LANES = 8  # of a CPU's vector; a convolution to fewer channels is thin
+LANES = 8  # of the narrowest vectors; a convolution to fewer channels is thin
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,17 @@ class Thin:
     weight: Array
     bias: Array
     relu: bool
+
+
+@dataclass(frozen=True)
+class Wide(Thin):
+    """A 3x3 convolution of 16 channels and more, in and out, and its ReLU.
+
+    Attributes:
+        name: the convolution's, in the file.
+    """
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -103,15 +114,20 @@ def find_parts(graph: onnx.GraphProto) -> list[Thin | Head]:
     return parts
 
 
-def find_wide(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the convolutions wide enough for bf16, and of their ReLUs."""
+def find_wide(graph: onnx.GraphProto) -> list[Wide]:
+    """Return the convolutions wide enough for bf16 and INT8, in the graph's order."""
     seen = Graph(graph)
-    wide: set[str] = set()
+    wide = []
     for node in graph.node:
         if (conv := seen.conv(node)) and min(conv[0].shape[:2]) >= 2 * LANES and conv[0].shape[2] == 3:
             relu = seen.after(node, "Relu")
-            wide |= {node.name, relu.name} if relu else {node.name}
+            wide.append(Wide(node.input[0], (relu or node).output[0], *conv, relu is not None, node.name))
     return wide
+
+
+def is_quantised(graph: onnx.GraphProto) -> bool:
+    """Tell whether a graph computes in INT8."""
+    return any(node.op_type == "QuantizeLinear" for node in graph.node)
 
 
 def head_of(seen: Graph, node: onnx.NodeProto) -> Head | None:

@@ -79,6 +79,10 @@ class Batcher:
         """Tell whether a frame of the stream waits."""
         return stream in self._streams and bool(self._streams[stream].frames)
 
+    def freshens(self) -> bool:
+        """Tell whether a frame waits that a fresher one may still supersede."""
+        return any(waiting.frames and waiting.frames[0].live for waiting in self._streams.values())
+
     def waiting(self, stream: int) -> list[int]:
         """Return the numbers of the stream's frames that wait."""
         return [frame.seq for frame in self._streams[stream].frames] if stream in self._streams else []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from stream.frame import RESTART, Hello, Loaded, Passed, Recorded, TrackSummary
 from stream.history import History
-from stream.latency import Latency
+from stream.latency import DeviceLatency, Latency
 from stream.messages import StatusMessage
 
 RATE_SPAN_S = 2.0  # a rate is a count over a span: the mean of gaps swings when frames come in bursts
@@ -39,6 +39,7 @@ class StreamBook:
         summaries: its longest tracks, once it has ended.
         ring: where its frames are, for who looks on.
         loaded: what infer has loaded, for all streams.
+        device: what the engine's device took over batches, for all streams.
         restarts: how often a worker that it needs was replaced, by the worker and the reason.
     """
 
@@ -61,6 +62,7 @@ class StreamBook:
     history: History = field(default_factory=History)
     summaries: list[TrackSummary] = field(default_factory=list)
     loaded: list[Loaded] = field(default_factory=list)
+    device: DeviceLatency = field(default_factory=DeviceLatency)
     restarts: Counter[str] = field(default_factory=Counter)
     _confirmed_before: int = 0  # by trackers that died
     _recent: deque[tuple[float, int]] = field(default_factory=deque)

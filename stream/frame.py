@@ -136,6 +136,12 @@ class Ready(msgspec.Struct, tag="ready", array_like=True):
     loaded: list[Loaded] = []
 
 
+class DeviceTimes(msgspec.Struct, tag="device_times", array_like=True):
+    """What an engine's device took over batches since the last such message: a row a batch, ms, by ``STEPS``."""
+
+    rows: list[list[float]]
+
+
 class Failed(msgspec.Struct, tag="failed", array_like=True):
     """A worker cannot go on; one line, for the user. ``bad_input`` tells a user's mistake from ours."""
 
@@ -247,6 +253,7 @@ Message = (
     | Go
     | Stop
     | Ready
+    | DeviceTimes
     | Failed
     | Passed
     | Publish

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hdrh.histogram import HdrHistogram
 
+from engine.base import STEPS
 from stream.frame import STAGES
 
 LARGEST_US = 600_000_000  # ten minutes; a longer wait counts as this
@@ -50,6 +51,23 @@ class Latency:
             ]
             for name, histogram in histograms.items()
         }
+
+
+class DeviceLatency:
+    """What an engine's device took over batches: nothing, of an engine that does not tell."""
+
+    def __init__(self) -> None:
+        self._steps = {step: HdrHistogram(1, LARGEST_US, DIGITS) for step in STEPS}
+
+    def add(self, rows_ms: Sequence[Sequence[float]]) -> None:
+        """Count batches: a row each, ms in each of ``engine.base.STEPS``."""
+        for row in rows_ms:
+            for step, ms in zip(STEPS, row, strict=True):
+                self._steps[step].record_value(_microseconds(round(ms * 1e6)))
+
+    def steps_ms(self) -> dict[str, dict[str, float]]:
+        """Return p50, p90, p99, p999 and max of each step, ms; empty if no batch was counted."""
+        return {step: _summary(counts) for step, counts in self._steps.items() if counts.get_total_count()}
 
 
 def spent_ns(since_capture_ns: Mapping[str, int]) -> dict[str, int]:

@@ -58,6 +58,8 @@ def latency_table(books: Sequence[StreamBook]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for stage, figures in total.stages_ms().items():
         table.add_row(stage, *(f"{figures[key]:.2f}" for key in HEADINGS))
+        for step, part in books[0].device.steps_ms().items() if stage == "engine" else ():
+            table.add_row(f"  {step}, of a batch", *(f"{part[key]:.2f}" for key in HEADINGS))
     table.add_section()
     table.add_row("end to end", *(f"{total.end_to_end_ms()[key]:.2f}" for key in HEADINGS))
     return table
@@ -95,6 +97,7 @@ def report(config: Config, books: Sequence[StreamBook]) -> dict[str, Any]:
         },
         "end_to_end_ms": total.end_to_end_ms(),
         "stages_ms": total.stages_ms(),
+        "device_ms": books[0].device.steps_ms(),
         "streams": [
             {
                 "name": book.name,

@@ -119,7 +119,8 @@ def _summary(config: Config, books: Sequence[StreamBook], total: Latency) -> str
 
 
 def _latency(total: Latency, books: Sequence[StreamBook]) -> str:
-    stages = {**total.stages_ms(), "end to end": total.end_to_end_ms()}
+    device = {f"{step}, of a batch": figures for step, figures in books[0].device.steps_ms().items()}
+    stages = {**total.stages_ms(), **device, "end to end": total.end_to_end_ms()}
     rows = [
         (stage, *(f"{figures[key]:.2f}" for key in ("p50", "p90", "p99", "p999", "max")), WHAT_STAGES_DO.get(stage, ""))
         for stage, figures in stages.items()

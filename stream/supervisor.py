@@ -16,6 +16,7 @@ from stream.beats import Beats
 from stream.books import StreamBook
 from stream.config import Config
 from stream.frame import (
+    DeviceTimes,
     End,
     Failed,
     Go,
@@ -32,6 +33,7 @@ from stream.frame import (
     send,
     try_send,
 )
+from stream.latency import DeviceLatency
 from stream.messages import encode
 from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake, load_fork_server
 from stream.sources import check_source, masked
@@ -67,8 +69,9 @@ class Supervisor:
         models = {bits: read_model(find_model(config.model, bits))[1] for bits in (8, 16)}
         thresholds = {bits: model.threshold for bits, model in models.items()}
         self._wiring = wire(len(config.streams), record=config.record.folder is not None)
+        self._device = DeviceLatency()
         self.books = [
-            StreamBook(stream.name, masked(stream.source), ring=ring.path)
+            StreamBook(stream.name, masked(stream.source), ring=ring.path, device=self._device)
             for stream, ring in zip(config.streams, self._wiring.rings, strict=True)
         ]
         table = process_table(config, self._wiring, thresholds)
@@ -223,6 +226,8 @@ class Supervisor:
                 worker.ready = True
                 for book in self.books if message.loaded else []:
                     book.loaded = message.loaded
+            case DeviceTimes(rows):
+                self._device.add(rows)
             case Failed():
                 worker.said = message
 

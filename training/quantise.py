@@ -39,8 +39,8 @@ def chosen(model: onnx.ModelProto, name: str, keep: list[str]) -> set[str]:
     Raises:
         EngineError: if a pattern is none or finds nothing, or nothing is left.
     """
-    wide = find_wide(model.graph)
-    weights = {node.name: node.input[1] for node in model.graph.node if node.op_type == "Conv" and node.name in wide}
+    wide = {part.name for part in find_wide(model.graph)}
+    weights = {node.name: node.input[1] for node in model.graph.node if node.name in wide}
     kept: set[str] = set()
     for pattern in keep:
         try:
@@ -55,13 +55,14 @@ def chosen(model: onnx.ModelProto, name: str, keep: list[str]) -> set[str]:
     return weights.keys() - kept
 
 
-def quantise(model: onnx.ModelProto, nodes: set[str], frames: list[Frames]) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, nodes: set[str], frames: list[Frames], bits: int = 8) -> onnx.ModelProto:
     """Return the model with some convolutions in INT8.
 
     Args:
-        model: one for 8-bit frames.
+        model: what to quantise.
         nodes: the convolutions, by name.
         frames: to calibrate on, uint8 ``[height, width]``.
+        bits: of the frames that the model takes.
 
     Raises:
         EngineError: if NNCF is not installed.
@@ -74,10 +75,10 @@ def quantise(model: onnx.ModelProto, nodes: set[str], frames: list[Frames]) -> o
         raise EngineError(f"INT8 needs NNCF: pip install 'irstream[int8]' ({error})") from None
     others = [node.name for node in model.graph.node if node.name not in nodes]
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    window = np.array([FULL_RANGE[8]], np.float32)
+    window = np.array([FULL_RANGE[bits]], np.float32)
     made: onnx.ModelProto = nncf.quantize(
         model,
-        nncf.Dataset([{FRAMES: frame[None, None], WINDOW: window} for frame in frames]),
+        nncf.Dataset([{FRAMES: shown(frame, bits), WINDOW: window} for frame in frames]),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(frames),
         ignored_scope=nncf.IgnoredScope(names=others, validate=False),
@@ -87,19 +88,24 @@ def quantise(model: onnx.ModelProto, nodes: set[str], frames: list[Frames]) -> o
     return made
 
 
+def shown(frame: Frames, bits: int) -> Frames:
+    """Return an 8-bit frame of a data set as a model for 8 or for 16 bit takes it, a batch of one."""
+    return frame[None, None] if bits == 8 else (frame.astype("<u2") * 257)[None, None, ..., None].view(np.uint8)
+
+
 def measure(engines: list[Engine], samples: list[Sample], threshold: float) -> list[float]:
     """Return each engine's IoU."""
-    tallies = [Tally() for _ in engines]
-    window = np.array([FULL_RANGE[8]], np.float32)
+    tallies, bits = [Tally() for _ in engines], engines[0].info.bits
+    window = np.array([FULL_RANGE[bits]], np.float32)
     for sample in track(samples, "measuring", console=Console(stderr=True), transient=True):
         for engine, tally in zip(engines, tallies, strict=True):
-            tally.add(engine.infer(sample.frame[None, None], window)[0, 0] >= 255 * threshold, sample.mask)
+            tally.add(engine.infer(shown(sample.frame, bits), window)[0, 0] >= 255 * threshold, sample.mask)
     return [float(tally.report()["iou"]) for tally in tallies]
 
 
 @one_line_errors(DataError, EngineError)
 def main(
-    model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file for 8-bit frames.")],
+    model: Annotated[str, typer.Option(help="A shipped model's name, or an .onnx file.")],
     data: Annotated[Path, typer.Option(help="A data set's folder; of its train split, a tenth is measured on.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     frames: Annotated[int, typer.Option(help="Training frames to calibrate on.", min=1)] = 32,
@@ -109,8 +115,6 @@ def main(
     """Quantise a model to INT8, and write it if it loses no more than half a point of IoU."""
     check_output("--out", out, ".onnx")
     proto, info = read_model(find_model(model))
-    if info.bits != 8:
-        raise EngineError(f"{model}: a model for {info.bits}-bit frames; data sets have 8 bit")
     nodes = chosen(proto, info.name, keep or [])
     samples = read_split(data, "train")
     held_out = [sample for sample in samples if part_of(sample.name, HELD_OUT_PARTS) == 0][::every]
@@ -119,8 +123,9 @@ def main(
         raise DataError(
             f"{data}: {len(samples)} training frames are too few to calibrate on some and measure on others"
         )
-    small = quantise(proto, nodes, [sample.frame for sample in others[:: max(len(others) // frames, 1)][:frames]])
-    write_info(small, replace(info, name=f"{info.name}_int8"))
+    some = [sample.frame for sample in others[:: max(len(others) // frames, 1)][:frames]]
+    small = quantise(proto, nodes, some, info.bits)
+    write_info(small, replace(info, name=f"{info.name}_int8", metrics={}))  # those it had are the float32 network's
     engines: list[Engine] = [_engine(proto, info), _engine(small, info)]
     before, after = measure(engines, held_out, info.threshold)
     said = f"IoU {100 * before:.2f} in float32, {100 * after:.2f} with {len(nodes)} convolutions in INT8"

@@ -3,15 +3,16 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from engine import bench, limits
 from engine.contract import MODELS, ModelInfo, read_model
-from engine.limits import work_of
+from engine.limits import Gemm, precision_of, work_of
 
 KEYS = {"engine", "model", "size", "batch", "median_ms", "p99_ms", "frames_per_s", "ratio"}
-YARDSTICKS = {"gflop_per_s", "limit_fraction", "megabytes_moved"}
+YARDSTICKS = {"gflop_per_s", "precision", "limit_fraction", "megabytes_moved"}
 
 
 @pytest.fixture
@@ -70,6 +71,21 @@ def test_the_yardsticks_are_those_of_the_convolutions():
     maps = 2 * ((1 + 4) + (4 + 32) + (32 + 9) + (9 + 1)) + (3 + 6) * (4 + 4)  # read and written, a pixel
     assert 0 < work_of(model, 1, 48, 40).bytes_moved - 4 * maps * pixels < 4 * 5_000  # the weights
     assert work_of(model, 2, 48, 40).operations == 2 * work_of(model, 1, 48, 40).operations
+
+
+def test_a_limit_is_of_the_precision_that_is_timed():
+    """bf16 is the engine's, INT8 the model's, and eager PyTorch runs neither; a product of each kind can be timed."""
+    plain, _ = read_model(MODELS / "rpcanet_plus_k1.onnx")
+    small = onnx.ModelProto()
+    small.CopyFrom(plain)
+    small.graph.node.add(op_type="QuantizeLinear")
+    assert precision_of(plain, "openvino") == precision_of(small, "pytorch") == "f32"
+    assert precision_of(plain, "openvino:bf16") == "bf16"
+    assert precision_of(plain, "tensorrt") == precision_of(plain, "cuda") == "f16"
+    assert precision_of(small, "openvino") == precision_of(small, "onnxruntime") == "int8"
+    frames, window = np.zeros((1, 1, 8, 8), np.uint8), np.zeros((1, 2), np.float32)
+    for precision in ("f32", "bf16", "int8"):
+        assert Gemm(None, precision).infer(frames, window) is frames
 
 
 @pytest.mark.timeout(300)  # torch takes seconds of CPU to import, more where it is shared

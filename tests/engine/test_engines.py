@@ -8,7 +8,7 @@ import pytest
 
 from engine.base import CPU_ENGINES, load_engine
 from engine.contract import EngineError
-from engine.openvino_engine import MAX_SHAPES, check_bf16
+from engine.openvino_engine import MAX_SHAPES
 
 
 def expected(pixels, window):
@@ -166,19 +166,6 @@ def test_bf16_where_the_processor_has_it(tiny_model):
     """Without bf16 in the processor it is refused; with it, a model that has no wide convolution is."""
     with pytest.raises(EngineError, match=r"this processor has no bf16|tiny: no convolution is wide enough"):
         load_engine(str(tiny_model()), "openvino:bf16")
-
-
-def test_bf16_is_for_what_is_wide_alone():
-    """Steps made of wide operations and changes of layout may be bf16; anything else that is ends it in one line."""
-    wide = {"conv", "relu"}
-    fine = [
-        ("Convolution", "bf16", ["conv/WithoutBiases", "relu"]),
-        ("Reorder", "bf16", ["x"]),
-        ("Add", "f32", ["sum"]),
-    ]
-    check_bf16(fine, wide)
-    with pytest.raises(EngineError, match=r"computes sum in bf16 too"):
-        check_bf16([*fine, ("Add", "bf16", ["sum"])], wide)
 
 
 @pytest.mark.parametrize("name", CPU_ENGINES)

@@ -5,13 +5,15 @@ The two are imitated: no test here has seen a GPU.
 
 import importlib.util
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine import base, cuda, lanes, plan_cache, tensorrt_engine
-from engine.base import load_engine
+from engine.base import CPU_ENGINES, STEPS, TwoAtOnce, load_engine
 from engine.contract import EngineError, NoGpuError
 from stream.config import BatchConfig
 from stream.frame import Hello
@@ -82,6 +84,40 @@ def test_two_batches_are_on_their_way(gpu, tiny_model):
         engine.collect(first)
     engine.infer(np.full((1, 1, 4, 5), 9, np.uint8), WINDOW)
     assert answers[0].max() == 1  # the caller's to keep
+
+
+def test_one_thread_sends_while_another_collects(gpu, tiny_model):
+    """As the infer worker does: each batch is sent while the one before it is waited for, and has its own answer."""
+    engine = load_engine(str(tiny_model()), "tensorrt")
+    assert isinstance(engine, TwoAtOnce)
+    waiting, sent = threading.Event(), threading.Event()
+
+    def wait(_event):  # goes on once the next batch was sent meanwhile
+        waiting.set()
+        assert sent.wait(20)
+        sent.clear()
+        return (0,)
+
+    def send(number):
+        if number:
+            assert waiting.wait(20)
+            waiting.clear()
+        ticket = engine.submit(np.full((1, 1, 4, 5), number, np.uint8), WINDOW)
+        if number:
+            sent.set()
+        return ticket
+
+    gpu.cudaEventSynchronize = wait
+    with ThreadPoolExecutor(1) as sender:
+        tickets = [sender.submit(send, number) for number in range(30)]
+        for number, ticket in enumerate(tickets[:-1]):
+            assert (engine.collect(ticket.result()) == number).all()
+            assert engine.times_ms == dict.fromkeys(STEPS, 0.5)
+
+
+def test_engines_of_a_cpu_take_one_batch(tiny_model):
+    """They compute where the frames are: there is nothing to copy meanwhile."""
+    assert not any(isinstance(load_engine(str(tiny_model()), name), TwoAtOnce) for name in CPU_ENGINES)
 
 
 def test_a_plan_is_built_once_and_said(gpu, tiny_model, capfd):

@@ -64,6 +64,26 @@ def test_the_report_has_the_keys_that_others_rely_on(book: StreamBook, tmp_path:
     assert stream["dropped_by_reason"] == {"superseded": 4, "no free slot": 2}
 
 
+def test_what_a_device_took_is_told_where_it_tells(book: StreamBook, tmp_path: Path) -> None:
+    """A row a step in the table, and keys in the report; nothing of an engine that has no device of its own."""
+    config = Config(streams=(StreamConfig(name="sky", source="scene:"),))
+
+    def told() -> tuple[list[str], dict[str, dict[str, float]]]:
+        write_report(str(tmp_path / "r.json"), config, [book])
+        steps = list(latency_table([book]).columns[0].cells)
+        return [str(step) for step in steps], json.loads((tmp_path / "r.json").read_text())["device_ms"]
+
+    rows, figures = told()
+    assert figures == {}
+    book.device.add([[0.25, 3.0, 0.5]] * 10)
+    more, figures = told()
+    at = rows.index("engine") + 1
+    assert more == [*rows[:at], "  upload, of a batch", "  compute, of a batch", "  download, of a batch", *rows[at:]]
+    assert {step: row["p50"] for step, row in figures.items()} == pytest.approx(
+        {"upload": 0.25, "compute": 3.0, "download": 0.5}, rel=2e-3
+    )
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_tables_fit_a_terminal_and_say_why_frames_were_dropped(book: StreamBook, width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from engine.base import load_engine
+from engine.base import FULL_RANGE, load_engine
 from engine.contract import read_model
 from training import quantise as quantiser
 from training.export import describe, export
-from training.quantise import chosen, quantise
+from training.quantise import chosen, quantise, shown
 from training.sets import read_split
 from training.weights import save_network
 
@@ -40,6 +40,21 @@ def test_wide_convolutions_alone_are_quantised(exported):
     assert np.abs(want - found).max() <= 8
 
 
+def test_a_model_for_16_bit_is_shown_the_same_frames(make_network, tmp_path):
+    """A data set's 8 bits span the 16: black is black, white is white, and the answers are those of the 8-bit model."""
+    network = make_network(stages=1, bottleneck=2)
+    save_network(network, tmp_path / "net.safetensors")
+    frame = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    answers = []
+    for bits in (8, 16):
+        about = describe(network, tmp_path / "net.safetensors", "net", "dots", bits)
+        export(network, tmp_path / f"net{bits}.onnx", about)
+        window = np.array([FULL_RANGE[bits]], np.float32)
+        engine = load_engine(str(tmp_path / f"net{bits}.onnx"), "onnxruntime", bits)
+        answers.append(engine.infer(shown(frame, bits), window))
+    assert np.array_equal(*answers)
+
+
 TRAIN = {"other": ["train0", "train1"], "held out": ["train11", "train39"]}  # by the CRC of their names
 
 
@@ -63,7 +78,7 @@ def write_set(folder, name="set", frames=(*TRAIN["other"], *TRAIN["held out"])):
 def test_training_frames_that_were_held_out_decide(exported, tmp_path, monkeypatch):
     """A tenth by name is measured on, the others calibrate, and test frames are not so much as read."""
     seen = {}
-    monkeypatch.setattr(quantiser, "quantise", lambda model, _, frames: seen.update(calibrated=frames) or model)
+    monkeypatch.setattr(quantiser, "quantise", lambda model, _, frames, __: seen.update(calibrated=frames) or model)
     monkeypatch.setattr(quantiser, "measure", lambda _, samples, __: seen.update(measured=samples) or [0.9, 0.9])
     data = write_set(tmp_path)
     quantiser.main(str(exported), data, tmp_path / "q.onnx", 32, None, 1)
@@ -86,7 +101,7 @@ def test_too_few_frames_to_hold_some_out(exported, tmp_path, capsys):
 @pytest.mark.parametrize(("why", "lost", "written"), [("little is lost", 0.004, True), ("too much", 0.006, False)])
 def test_a_model_that_loses_too_much_is_not_written(why, lost, written, exported, tmp_path, monkeypatch, capsys):
     """Half a point of IoU is the limit; what was measured is said either way."""
-    monkeypatch.setattr(quantiser, "quantise", lambda model, nodes, frames: model)
+    monkeypatch.setattr(quantiser, "quantise", lambda model, *_: model)
     monkeypatch.setattr(quantiser, "measure", lambda engines, samples, threshold: [0.9, 0.9 - lost])
     out = tmp_path / "q.onnx"
     if written:
