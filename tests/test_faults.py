@@ -119,7 +119,7 @@ def test_processes_that_die_or_stall_are_replaced_and_every_frame_is_accounted_f
     assert last["restarts"].items() <= report["scene"]["restarts"].items()  # it is up to a second old
     assert len(last["restarts"]) >= 2
     for folder in find_streams(tmp_path / "r").values():
-        assert sum(1 for stem in segments(folder) for _ in read_frames(stem)) > 100
+        assert sum(1 for stem in segments(folder) for _ in read_frames(stem)) > 50
 
 
 def test_a_file_goes_on_at_the_next_frame(tmp_path: Path) -> None:
