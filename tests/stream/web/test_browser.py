@@ -172,10 +172,10 @@ def test_a_wall_of_streams_fits_the_screen(
     page: Any, pipeline: Any, streams: int, size: tuple[int, int], screen: tuple[int, int]
 ) -> None:
     page.set_viewport_size({"width": screen[0], "height": screen[1]})
-    names = [f"cam-{index:02d}" for index in range(streams)]
+    names = [f"north-gate-{index:02d}" for index in range(streams)]
     begin(pipeline, page, *names, ring=False)
     for name in names:
-        pipeline.send(pipeline.tracks(stream=name, width=size[0], height=size[1]))
+        pipeline.send(pipeline.tracks(stream=name, width=size[0], height=size[1], dropped={"superseded": 1234}))
     known = "(w) => [...irstream.streams.values()].every((each) => each.said.size?.[0] === w && each.said.p50 !== null)"
     page.wait_for_function(known, arg=size[0])
     assert page.evaluate("[tiles.scrollHeight - tiles.clientHeight, tiles.scrollWidth - tiles.clientWidth]") == [0, 0]
