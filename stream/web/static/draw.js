@@ -68,22 +68,31 @@ function drawGround(context, area, shown, look, smooth) {
   const perX = bitmap.width / frame.width, perY = bitmap.height / frame.height;
   context.imageSmoothingEnabled = smooth;
   context.imageSmoothingQuality = "high";
-  context.filter = look.contrast ? (shown.stretch ??= stretch(bitmap)) : "none";
-  context.drawImage(bitmap, area.x * perX, area.y * perY, area.width * perX, area.height * perY, 0, 0, width, height);
-  context.filter = "none";
+  const picture = look.contrast && frame.layer === "frame" ? stretch(bitmap) : bitmap; // of a target map greys are probabilities
+  context.drawImage(picture, area.x * perX, area.y * perY, area.width * perX, area.height * perY, 0, 0, width, height);
 }
 
-const THUMB_PX = 64, STEEPEST = 8;
-const thumb = new OffscreenCanvas(THUMB_PX, THUMB_PX).getContext("2d", { willReadFrequently: true });
+const STEEPEST = 8;
+const spread = { context: document.createElement("canvas").getContext("2d", { willReadFrequently: true }), of: null };
 
-/** Return the filter that spreads a picture's greys, but for its darkest and brightest hundredths, from black to white. */
+/** Return a picture with its greys, but for its darkest and brightest hundredths, spread from black to white. */
 function stretch(bitmap) {
-  thumb.drawImage(bitmap, 0, 0, THUMB_PX, THUMB_PX);
-  const greys = thumb.getImageData(0, 0, THUMB_PX, THUMB_PX).data.filter((_, i) => i % 4 === 0).sort();
-  const [low, high] = [0.01, 0.99].map((share) => greys[Math.floor(share * greys.length)] / 255);
-  const slope = Math.min(STEEPEST, 1 / Math.max(high - low, 1 / 255));
-  const contrast = 1 + 2 * low * slope; // contrast(c) is c (v - 1/2) + 1/2: with brightness(slope / c), slope (v - low)
-  return `brightness(${slope / contrast}) contrast(${contrast})`;
+  const { context } = spread, { canvas } = context;
+  if (spread.of === bitmap) return canvas; // the zoom's, after the frame's
+  spread.of = bitmap;
+  [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+  context.drawImage(bitmap, 0, 0);
+  const picture = context.getImageData(0, 0, canvas.width, canvas.height), { data } = picture;
+  const counts = new Uint32Array(256);
+  for (let i = 0; i < data.length; i += 4) counts[data[i]]++;
+  const [low, high] = [0.01, 0.99].map((share) => {
+    let left = (share * data.length) / 4;
+    return counts.findIndex((count) => (left -= count) < 0);
+  });
+  const slope = Math.min(STEEPEST, 255 / Math.max(high - low, 1));
+  for (let i = 0; i < data.length; i += 4) data[i] = data[i + 1] = data[i + 2] = slope * (data[i] - low); // the array clamps
+  context.putImageData(picture, 0, 0);
+  return canvas;
 }
 
 function grid(context, area, frame) {

@@ -3,7 +3,7 @@
 import { drawChart, drawFrame, drawZoom, extendTails } from "./draw.js";
 
 const RETRY_MS = 1000;
-const GAP_PX = 12, SMALL_PX = 420;
+const GAP_PX = 12, SMALL_PX = 420, BRIEF_PX = 620;
 const STAGE_COLOURS = ["#4d6478", "#6d8aa3", "#9cc3e6", "#7fa6c9", "#5f7d96", "#42586a"];
 const UNKNOWN = { x: 4, y: 3 }; // the shape of a tile whose frames are not known yet
 
@@ -124,7 +124,7 @@ function caption(each) {
   if (!said) return;
   const dropped = Object.values(said.dropped).reduce((a, b) => a + b, 0);
   const size = said.size ? `${said.size[0]}×${said.size[1]}` : "";
-  const name = element("span", "name", element("i", `dot ${tone(said.health)}`), each.name, element("small", said.health === "ok" ? "" : "health", said.health === "ok" ? size : said.health));
+  const name = element("span", "name", element("i", `dot ${tone(said.health)}`), element("span", "", each.name), element("small", said.health === "ok" ? "" : "health", said.health === "ok" ? size : said.health));
   const figures = [
     figure(holds(said) ? said.fps.toFixed(1) : "–", "frames/s", "", "/s"),
     figure(holds(said) ? said.tracks : "–", said.tracks === 1 ? "track" : "tracks", "optional"),
@@ -204,6 +204,7 @@ function layout() {
   tiles.replaceChildren(...names.map((name) => stream(name).tile.root));
   for (const name of names) {
     const each = stream(name);
+    each.tile.root.classList.toggle("brief", width < BRIEF_PX);
     each.tile.root.classList.toggle("small", width < SMALL_PX);
     each.tile.root.classList.toggle("tiny", width < 240);
     each.tile.picture.style.aspectRatio = `${ratio}`; // the tallest's, so that captions stand in a row
@@ -217,7 +218,7 @@ function layout() {
   watch();
 }
 
-/** Return how wide a tile may be that has so much room; a small one's caption takes two lines. */
+/** Return how wide a tile may be that has so much room; a small one's caption takes two lines, any other's one. */
 function widest(width, height, ratio) {
   const wide = Math.min(width, (height - 40) * ratio);
   return wide >= SMALL_PX ? wide : Math.min(width, (height - 54) * ratio);
@@ -333,6 +334,7 @@ const KEYS = {
   g: () => show(null),
   Escape: () => show(null),
   t: () => {
+    if (view.paused) return; // the other layer of the frame that stands still is not here
     view.layer = view.layer === "frame" ? "targets" : "frame";
     say({ layer: view.layer });
   },
@@ -358,6 +360,7 @@ function press(key) {
   act();
   redraw();
   document.querySelector('[data-key="t"]').setAttribute("aria-pressed", view.layer === "targets");
+  document.querySelector('[data-key="t"]').disabled = view.paused;
   document.querySelector('[data-key=" "]').setAttribute("aria-pressed", view.paused);
   return true;
 }

@@ -32,6 +32,7 @@ class FakePipeline:
 
     width, height = 64, 48
     ground: Any = 40  # grey levels, of all pixels but one
+    likely = 250  # that pixel in the target map
 
     def __init__(self, endpoint: str = "tcp://127.0.0.1:*") -> None:
         self.ring = FrameRing(slots=4)
@@ -87,7 +88,7 @@ class FakePipeline:
         self.ring.unmark(slot)
         for pixels, dark, bright in (
             (self.ring.frame(slot, self.height, self.width, 8), self.ground, 255),
-            (self.ring.targets(slot, self.height, self.width), 0, 250),
+            (self.ring.targets(slot, self.height, self.width), 0, self.likely),
         ):
             pixels[:] = dark
             pixels[30, 20] = bright

@@ -26,6 +26,8 @@ MIDDLE = """([name, test]) => {
   }
   return { count, x: (x / count + 0.5) / canvas.width, y: (y / count + 0.5) / canvas.height };
 }"""
+GREY = """(x) => { const c = irstream.streams.get("sky").tile.canvas;
+  return c.getContext("2d").getImageData(x * c.width, 10, 1, 1).data[0]; }"""
 SHOWN = "([name, seq]) => irstream.streams.get(name)?.shown?.frame.seq === seq"
 
 
@@ -93,10 +95,53 @@ def test_more_contrast_spreads_the_greys_of_a_dark_picture(page: Any, pipeline: 
     begin(pipeline, page)
     show(page, lambda: pipeline.frame(tracks=[]))
     page.keyboard.press("c")
-    grey = "(x) => { const c = irstream.streams.get('sky').tile.canvas;"
-    grey += " return c.getContext('2d').getImageData(x * c.width, 10, 1, 1).data[0]; }"
-    assert page.evaluate(grey, 0.2) < 20
-    assert page.evaluate(grey, 0.8) > 200
+    assert page.evaluate(GREY, 0.2) < 20
+    assert page.evaluate(GREY, 0.8) > 200
+
+
+def test_more_contrast_keeps_neighbouring_greys_of_a_bright_picture_apart(page: Any, pipeline: Any) -> None:
+    """Eight greys in a row, each a block of a JPEG wide: eight times as far from one another, as steep as it gets."""
+    pipeline.ground = 200 + np.arange(pipeline.width) // 8
+    begin(pipeline, page)
+    show(page, lambda: pipeline.frame(tracks=[]))
+    page.keyboard.press("c")
+    greys = [page.evaluate(GREY, (index + 0.5) / 8) for index in range(8)]
+    assert greys == pytest.approx([8 * index for index in range(8)], abs=1)
+
+
+def test_more_contrast_leaves_the_target_map_alone(page: Any, pipeline: Any) -> None:
+    """Its greys are probabilities: 1/8 must not look certain because nearly all else is 0."""
+    pipeline.likely = 32
+    begin(pipeline, page)
+    page.keyboard.press("t")
+    page.keyboard.press("c")
+    show(page, lambda: pipeline.frame(tracks=[]))
+    page.wait_for_function("() => irstream.streams.get('sky').shown.frame.layer === 'targets'")
+    assert page.evaluate(MIDDLE, ["sky", "r > 12"])["count"] > 4
+    assert page.evaluate(MIDDLE, ["sky", "r > 48"])["count"] == 0
+
+
+def test_a_browser_without_offscreen_canvas_shows_the_picture(page: Any, pipeline: Any) -> None:
+    page.add_init_script("delete window.OffscreenCanvas")
+    page.reload()
+    begin(pipeline, page)
+    show(page, pipeline.frame)
+    page.keyboard.press("c")
+    show(page, pipeline.frame)
+
+
+def test_the_other_layer_is_not_to_be_had_while_the_view_is_paused(page: Any, pipeline: Any) -> None:
+    """The frame that stands still is here as one layer alone; a lit button would be of another picture."""
+    begin(pipeline, page)
+    show(page, pipeline.frame)
+    button = page.locator("[data-key='t']")
+    page.keyboard.press("Space")
+    assert button.is_disabled()
+    page.keyboard.press("t")
+    assert button.get_attribute("aria-pressed") == "false"
+    page.keyboard.press("Space")
+    page.keyboard.press("t")
+    assert button.get_attribute("aria-pressed") == "true"
 
 
 def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, pipeline: Any) -> None:
@@ -112,12 +157,28 @@ def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, p
     page.wait_for_function("() => Math.abs(parseFloat(p50.textContent) - 12) < 0.2")
 
 
-@pytest.mark.parametrize(("streams", "width", "height"), [(4, 1000, 700), (9, 1440, 900), (12, 1920, 1080)])
-def test_a_wall_of_streams_fits_the_screen(page: Any, pipeline: Any, streams: int, width: int, height: int) -> None:
-    page.set_viewport_size({"width": width, "height": height})
-    begin(pipeline, page, *(f"cam-{index:02d}" for index in range(streams)), ring=False)
-    page.wait_for_function("(n) => document.querySelectorAll('.caption .name').length === n", arg=streams)
-    page.wait_for_function("() => tiles.scrollHeight === tiles.clientHeight")
+@pytest.mark.parametrize(
+    ("streams", "size", "screen"),
+    [
+        (4, (64, 48), (1000, 700)),
+        (9, (64, 48), (1440, 900)),
+        (12, (64, 48), (1920, 1080)),
+        (4, (320, 256), (1920, 1080)),  # tiles of more than 420 px, whose captions take one line
+        (6, (640, 512), (1440, 900)),
+        (9, (320, 256), (2560, 1440)),
+    ],
+)
+def test_a_wall_of_streams_fits_the_screen(
+    page: Any, pipeline: Any, streams: int, size: tuple[int, int], screen: tuple[int, int]
+) -> None:
+    page.set_viewport_size({"width": screen[0], "height": screen[1]})
+    names = [f"north-gate-{index:02d}" for index in range(streams)]
+    begin(pipeline, page, *names, ring=False)
+    for name in names:
+        pipeline.send(pipeline.tracks(stream=name, width=size[0], height=size[1], dropped={"superseded": 1234}))
+    known = "(w) => [...irstream.streams.values()].every((each) => each.said.size?.[0] === w && each.said.p50 !== null)"
+    page.wait_for_function(known, arg=size[0])
+    assert page.evaluate("[tiles.scrollHeight - tiles.clientHeight, tiles.scrollWidth - tiles.clientWidth]") == [0, 0]
 
 
 def test_a_phone_on_its_side_shows_the_whole_picture(page: Any, pipeline: Any) -> None:
