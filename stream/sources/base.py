@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream import StreamError
 
-WAKE_NS = 200_000  # what a core may take to wake up from a sleep; a frame that is due is not to wait for it
+WAKE_NS = 120_000  # what a core may take to wake up from a sleep; a frame that is due is not to wait for it
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 

@@ -34,7 +34,7 @@ from stream.window import FULL_8_BIT, WindowFollower
 
 LOST = "lost by the camera"
 NO_SLOT = "no free slot"
-AHEAD_NS = 400_000  # how long before a frame is likely to come the infer worker is told
+AHEAD_NS = 800_000  # how long before a frame is likely to come the infer worker is told
 READ_S = 0.25  # how long a read may wait before we look whether to stop
 
 
