@@ -49,7 +49,7 @@ test: $(VENV)/.dev
 ENGINE ?= tensorrt
 gpu-check: $(VENV)/.base
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(ENGINE)]'
-	$(BIN)/python -m engine.gpu_check --engine $(ENGINE) --json gpu.json
+	$(BIN)/python -m engine.gpu_check --engine $(patsubst rtx,tensorrt,$(ENGINE)) --json gpu.json
 
 # Hypothesis draws so many configurations, messages and images; the tests draw a few of each.
 CASES ?= 10000

@@ -90,7 +90,7 @@ def check_device(device: str) -> None:
         EngineError: naming those that there are.
     """
     if device not in ("auto", *ENGINES, "openvino:bf16") and device.partition(":")[0] != "null":
-        raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}")
+        raise EngineError(f"{device}: no such engine; there are auto, {', '.join(ENGINES)}, openvino:bf16, null")
 
 
 def load_engine(model: str, device: str = "auto", bits: int = 8, threads: int | None = None) -> Engine:

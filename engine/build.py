@@ -285,6 +285,8 @@ def main(
         raise EngineError(f"--precision {precision}: {' or '.join(PRECISIONS)} is expected")
     if library not in (None, *LIBRARIES):
         raise EngineError(f"--library {library}: {' or '.join(LIBRARIES)} is expected")
+    if bits not in (8, 16):
+        raise EngineError(f"--bits {bits}: 8 or 16 is expected")
     sizes = [_size(part, size) for part in size.split(":")]
     recipe = Recipe(
         precision, _range("--batch", batch, batch.split(":")), _range("--size", size, [h for _, h in sizes]),

@@ -66,7 +66,7 @@ class OpenVinoEngine:
             if "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
                 raise EngineError("openvino:bf16: this processor has no bf16 (AVX-512 BF16, AMX); openvino is f32")
             if not (wide := find_wide(graph)):
-                raise EngineError(f"{info.name}: no convolution is wide enough for bf16; openvino runs it in f32")
+                raise EngineError(f"{info.name}: no float32 convolution is wide enough for bf16; use openvino")
             self._parts += wide
         self._requests: dict[tuple[int, ...], list[openvino.InferRequest]] = {}
         try:

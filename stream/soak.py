@@ -119,7 +119,7 @@ class Soak:
 @one_line_errors(StreamError, code=1)
 @one_line_errors()
 def soak(
-    minutes: Annotated[float, typer.Option(help="How long.", min=0.1, max=10_000)] = 30.0,
+    minutes: Annotated[float, typer.Option(help="How long.", min=3, max=10_000)] = 30.0,
     source: Annotated[list[str] | None, typer.Option(help="Instead of the demo's cameras; repeatable.")] = None,
     engine: Annotated[str, typer.Option(help=f"auto, null, {', '.join(ENGINES)}.")] = "auto",
     json_to: Annotated[str | None, typer.Option("--json", help="Write the figures as JSON; - is stdout.")] = None,
@@ -139,6 +139,10 @@ def soak(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         seen = _watch(process, endpoint, minutes, console)
+    except StreamError:
+        if code := process.poll():  # it has said why
+            raise SystemExit(code) from None
+        raise
     finally:
         process.terminate()
         code = process.wait()

@@ -148,4 +148,8 @@ def report(case: tuple[str, str, int, Callable[[], object]], seconds: float) -> 
 
 
 if __name__ == "__main__":
-    main(Wanted(**json.loads(sys.argv[1])))
+    try:
+        given = Wanted(**json.loads(sys.argv[1]))
+    except (IndexError, TypeError, ValueError) as error:
+        raise SystemExit(f"error: one argument is expected, a JSON object as in docs/engines.md ({error})") from None
+    main(given)

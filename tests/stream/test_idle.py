@@ -22,9 +22,10 @@ def test_no_process_spins_while_nothing_comes() -> None:
     """Two cameras have shown their first frame and show the next in minutes: no process uses a fifth of a core."""
     run = Run(
         "--source", "scene:?seed=1&width=64&height=64&fps=0.01", "--source", "scene:?width=64&height=64&fps=0.01",
-        "--engine", "null",
+        "--engine", "null", "--wait-for", 1,
     )  # fmt: skip
-    run.listen(until=lambda messages: sum("tracks" in m["schema"] for m in messages) >= 2)
+    seen = run.listen(until=lambda messages: sum("tracks" in m["schema"] for m in messages) >= 2)
+    assert sum("tracks" in m["schema"] for m in seen) == 2
     before = {pid: cpu_s(pid) for pid, _ in processes(run.mark)}
     began = time.monotonic()
     time.sleep(SPAN_S)
