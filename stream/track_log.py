@@ -25,12 +25,12 @@ class _Entry:
 
 
 class TrackLog:
-    """Sums up the tracks that are not tentative, frame by frame, in memory that hardly grows."""
+    """Sums up the tracks that are not tentative, frame by frame, in memory that is taken at the start."""
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
         self._paths = np.full((2 * MOST_TRACKS, MOST_POINTS + 1, 2), 0, np.float32)
-        self._free = list(range(len(self._paths)))
+        self._free = [_Entry(TrackSummary(0, 0, 0, 0, 0, []), row) for row in range(len(self._paths))]
         self._start_ns: int | None = None
 
     def add(self, tracks: Sequence[Track], time_ns: int) -> None:
@@ -61,9 +61,12 @@ class TrackLog:
     def _begin(self, id_: int, at_s: float) -> _Entry:
         """Enter a track; where there is no room, the longer half of those that are there stays."""
         if not self._free:
-            self._entries = {entry.summary.id: entry for entry in self._longest()}
-            self._free = sorted(set(range(len(self._paths))) - {entry.row for entry in self._entries.values()})
-        entry = self._entries[id_] = _Entry(TrackSummary(id_, at_s, at_s, 0, 0, []), self._free.pop())
+            kept = {entry.summary.id: entry for entry in self._longest()}
+            self._free = [entry for key, entry in self._entries.items() if key not in kept]
+            self._entries = kept
+        entry = self._entries[id_] = self._free.pop()
+        entry.stride, entry.points, summary = 1, 0, entry.summary
+        summary.id, summary.start_s, summary.end_s, summary.frames, summary.coasted = id_, at_s, at_s, 0, 0
         return entry
 
     def _longest(self) -> list[_Entry]:
