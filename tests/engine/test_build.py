@@ -136,7 +136,7 @@ BAD = [
     (["--batch", "0"], "error: --batch '0': three that rise"),
     (["--precision", "int8"], "error: --precision int8: fp16 or fp32"),
     (["--library", "onnx"], "error: --library onnx: tensorrt or tensorrt_rtx"),
-    (["--bits", "12"], "a model for 8-bit frames; one for 12 bit"),
+    (["--bits", "12"], "--bits 12: 8 or 16 is expected"),
 ]
 
 
