@@ -52,10 +52,10 @@ class Batcher:
         order = sorted((w for w in self._streams.values() if w.frames), key=lambda w: w.served)
         if not order:
             return []
-        shape = _shape(order[0].frames[0])
+        shape = shape_of(order[0].frames[0])
         batch: list[tuple[_Waiting, FrameRef]] = []
         for waiting in order:
-            while waiting.frames and len(batch) < self._largest and _shape(waiting.frames[0]) == shape:
+            while waiting.frames and len(batch) < self._largest and shape_of(waiting.frames[0]) == shape:
                 batch.append((waiting, waiting.frames.popleft()))
         oldest = min(frame.times["capture"] for _, frame in batch)
         if len(batch) < min(self._largest, len(self._streams)) and now_ns - oldest < self._window_ns:
@@ -93,5 +93,6 @@ class Batcher:
         return dict(waiting.dropped)
 
 
-def _shape(frame: FrameRef) -> tuple[int, int, int]:
+def shape_of(frame: FrameRef) -> tuple[int, int, int]:
+    """Return what the frames of a batch have in common: height, width and depth."""
     return frame.height, frame.width, frame.bits

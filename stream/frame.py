@@ -11,6 +11,8 @@ from stream.channel import Channel
 RESTART = "restart"
 """Why a frame was dropped: it was with a worker that died or was ended, or came while there was none."""
 
+REPORT_NS = 250_000_000  # between a worker's reports to the supervisor
+
 STAGES = ("capture", "queue", "engine", "detect", "track", "publish")
 """The stages of a frame, in order; its time at a stage is when that stage was done with it."""
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from engine.base import STEPS, Engine, LocksPages, TwoAtOnce, load_engine
 from stream import beats
 from stream.alarm import Alarm
-from stream.batcher import Batcher
+from stream.batcher import Batcher, shape_of
 from stream.channel import Channel
 from stream.config import BatchConfig
 from stream.frame import (
+    REPORT_NS,
     Coming,
     DeviceTimes,
     End,
@@ -40,7 +41,6 @@ from stream.ring import FrameRing
 from stream.sources.base import Pixels
 
 STEP_S = 1.0  # how long the loop may wait before it says that it gets on
-REPORT_NS = 250_000_000
 COMPUTE = STEPS.index("compute")
 SOON_NS = 2_000_000  # an engine that takes longer leaves the tracker time to fall asleep again
 
@@ -97,7 +97,7 @@ class _Infer:
         self.thread, self.sender = ThreadPoolExecutor(1, "engine"), ThreadPoolExecutor(1, "sender")
         self.done = os.eventfd(0, os.EFD_SEMAPHORE)
         self.running: deque[_Batch] = deque()  # at most two
-        self.compute_ns: dict[tuple[int, ...], int] = {}  # of engines that take two at once, by shape
+        self.compute_ns: dict[tuple[int, ...], int] = {}  # of engines that take two at once, by shape and frames
         self.device_ms: list[list[float]] = []  # of it, a row a batch, not yet reported
         self.reported_ns = time.monotonic_ns()
         self.ends: dict[int, End] = {}
@@ -151,7 +151,7 @@ class _Infer:
         if not self.batcher.freshens():
             return 0
         (one,) = self.running
-        compute_ns = self.compute_ns.get(_shape(one.frames))
+        compute_ns = self.compute_ns.get((*shape_of(one.frames[0]), len(one.frames)))
         return None if compute_ns is None else one.taken_ns + compute_ns
 
     def wait_ns(self) -> int | None:
@@ -212,7 +212,7 @@ class _Infer:
             os.eventfd_read(self.done)
             batch = self.running.popleft()
             if spent := batch.run.result():  # raises what the engine did
-                self.compute_ns[_shape(batch.frames)] = round(spent[COMPUTE] * 1e6)
+                self.compute_ns[*shape_of(batch.frames[0]), len(batch.frames)] = round(spent[COMPUTE] * 1e6)
                 self.device_ms.append(spent)
         inside = [(frame.stream, frame.seq) for batch in self.running for frame in batch.frames]
         for sweep in self.sweeps[:]:
@@ -232,10 +232,6 @@ class _Infer:
         if self.device_ms and now - self.reported_ns >= every_ns:
             try_send(reports, DeviceTimes(self.device_ms))
             self.device_ms, self.reported_ns = [], now
-
-
-def _shape(batch: Sequence[FrameRef]) -> tuple[int, ...]:
-    return batch[0].bits, batch[0].height, batch[0].width, len(batch)
 
 
 def _pixels(frames: Sequence[Pixels], bits: int) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from stream.channel import Channel
 from stream.config import PublishConfig
 from stream.detect import DetectConfig, Detections, FalseAlarms, detect
 from stream.frame import (
+    REPORT_NS,
     RESTART,
     STAGES,
     Coming,
@@ -50,7 +51,6 @@ from stream.tap import Tap
 from stream.track import Track, TrackConfig, Tracker
 from stream.track_log import TrackLog
 
-REPORT_NS = 250_000_000
 REPORT_ROWS = 256
 MOST_ROWS = 65_536  # kept for a supervisor that does not read; then latencies go unreported, frames do not
 STEP_S = 1.0  # how long the loop may wait before it says that it gets on

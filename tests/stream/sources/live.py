@@ -69,13 +69,19 @@ def why_no_server():
 def rtsp_server(port, *options):
     if why := why_no_server():
         pytest.skip(f"{why}; on Debian: apt-get install {PACKAGES}")
-    process = subprocess.Popen(
-        [SYSTEM_PYTHON, SERVER, str(port), *options], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [SYSTEM_PYTHON, SERVER, str(port), *options]
+    with running(command, lambda: answers(port), "the RTSP server ended", stdin=subprocess.PIPE) as process:
+        yield process
+
+
+@contextmanager
+def running(command, is_ready, ended, stdin=None):
+    """A server's process, once it is ready; where it ends before, the test skips."""
+    process = subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: answers(port) or process.poll() is not None)
+        wait_for(lambda: is_ready() or process.poll() is not None)
         if process.poll() is not None:
-            pytest.skip(f"the RTSP server says: {process.stderr.read().strip()}; apt-get install {PACKAGES}")
+            pytest.skip(f"{ended} ({process.stderr.read().strip()}); on Debian: apt-get install {PACKAGES}")
         yield process
     finally:
         process.kill()

@@ -1,6 +1,5 @@
 import shutil
 import socket
-import subprocess
 import time
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ import pytest
 
 from stream.sources import check_source, open_source, srt
 from stream.sources.base import SourceError
-from tests.stream.sources.live import PACKAGES, free_port, next_frame, wait_for
+from tests.stream.sources.live import PACKAGES, free_port, next_frame, running, wait_for
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -23,15 +22,8 @@ def srt_camera(port, *uri_fields):
         "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=128,height=96,framerate=25/1 ! x264enc "
         f"tune=zerolatency speed-preset=ultrafast key-int-max=10 ! mpegtsmux alignment=7 ! srtsink uri={uri}"
     )
-    process = subprocess.Popen(["gst-launch-1.0", "-q", *words.split()])
-    try:
-        wait_for(lambda: is_bound(port) or process.poll() is not None)
-        if process.poll() is not None:
-            pytest.skip(f"GStreamer has no SRT; on Debian: apt-get install {PACKAGES}")
+    with running(["gst-launch-1.0", "-q", *words.split()], lambda: is_bound(port), "GStreamer has no SRT") as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def is_bound(port):

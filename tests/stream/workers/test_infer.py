@@ -233,7 +233,7 @@ def test_a_live_frame_is_due_when_the_one_before_it_is_computed(monkeypatch: pyt
     inside.batcher.add(frame(1))
     inside.running.append(infer._Batch([frame(0)], clock[0], True, Future()))
     assert inside.wait_ns() is None  # nobody knows yet how long it computes
-    inside.compute_ns[8, HEIGHT, WIDTH, 1] = 700_000
+    inside.compute_ns[HEIGHT, WIDTH, 8, 1] = 700_000
     assert inside.wait_ns() == 700_000
     clock[0] += 600_000
     assert inside.wait_ns() == 100_000
