@@ -243,18 +243,21 @@ class Bar:
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)  # started by its first phase
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Bar:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # rich ends what never began with an empty line
+            self._bar.stop()
 
     def show(self, phase: str, parent: str | None, done: int, steps: int) -> None:
-        """Take what ``build_plan`` tells of its progress."""
+        """Take what ``build_plan`` tells of its progress; nothing is shown where stderr is no terminal."""
+        if not self._bar.console.is_terminal:
+            return
+        self._bar.start()
         if done == steps:
             if phase in self._tasks:
                 self._bar.remove_task(self._tasks.pop(phase))

@@ -100,15 +100,18 @@ def cache_folder() -> Path:
 def read(folder: Path, key: Key) -> bytes | None:
     """Return a plan that is safe to run; None if there is none, with a line on stderr if there was one."""
     path = folder / f"{key.slot()}.plan"
+    at = path.with_suffix(".json")
     try:
-        manifest = json.loads(_read_own(path.with_suffix(".json")))
-        plan = _read_own(path)
+        manifest = json.loads(_read_own(at))
+        at = path
+        plan = _read_own(at)
     except FileNotFoundError:
         if path.exists():
             _warn(path, "it has no manifest")
         return None
     except (OSError, ValueError) as error:
-        _warn(path, getattr(error, "strerror", None) or f"manifest: {error}")
+        fault = getattr(error, "strerror", None) or str(error)
+        _warn(path, fault if at == path else f"its manifest: {fault}")
         return None
     was = manifest if isinstance(manifest, dict) else {}
     for name, now in asdict(key).items():

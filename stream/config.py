@@ -215,8 +215,8 @@ def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
     """Return a ``streams`` value for sources given on the command line, named after them."""
     streams: list[dict[str, Any]] = []
     for source in sources:
-        place = source.partition("?")[0].rpartition("@")[2]  # a camera's password names nothing
-        stem = Path(place.rstrip("/:")).stem
+        place = source.partition("?")[0].rpartition("@")[2].rpartition("://")[2].strip("/:")  # a password names nothing
+        stem = place if "://" in source and "/" not in place else Path(place).stem  # of 10.0.0.2:5000, all of it
         name = base = "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in stem)[:48] or "stream"
         taken = {stream["name"] for stream in streams}
         number = 2

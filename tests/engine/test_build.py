@@ -125,6 +125,7 @@ def test_the_command_builds_once(tmp_path, tiny_model):
     arguments = ["--model", str(tiny_model()), "--gpu-arch", "89", "--size", "32x32:64x48:96x64", "--batch", "1:2:4"]
     first, second = (command(*arguments, "--json", "-", cache=tmp_path) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert not first.stderr.startswith("\n")  # of a progress bar, which only a terminal gets
     assert json.loads(first.stdout)["built"] is True
     assert json.loads(second.stdout)["built"] is False
     assert (tmp_path / "irstream" / "plans").stat().st_mode & 0o777 == 0o700

@@ -99,10 +99,10 @@ FAULTS = [
     (truncate, "10239 bytes, where 10240 were written"),
     (empty, "0 bytes, where 10240"),
     (forget, "it has no manifest"),
-    (spoil, "manifest: "),
+    (spoil, ".plan: its manifest: "),
     (list_instead, "made for onnx None"),
-    (open_to_all, "others may write it"),
-    (open_manifest, "others may write it"),
+    (open_to_all, ".plan: others may write it"),
+    (open_manifest, ".plan: its manifest: others may write it"),
     (link, "symbolic link"),
     (pipe, "not a file"),
 ]

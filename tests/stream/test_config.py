@@ -93,3 +93,8 @@ def test_a_stream_is_never_named_after_a_password() -> None:
     sources = ["rtsp://user:secret@host", "rtsp://user:se/cret@host:554/live", "rtsp://host/live?password=secret"]
     named = streams_of(sources, live=None)
     assert [stream["name"] for stream in named] == ["host", "live", "live_2"]
+
+
+def test_cameras_whose_url_has_no_path_are_named_after_host_and_port() -> None:
+    named = streams_of(["srt://10.0.0.2:5000?mode=caller", "srt://10.0.0.2:5001", "udp://@:5000"], live=None)
+    assert [stream["name"] for stream in named] == ["10.0.0.2_5000", "10.0.0.2_5001", "5000"]

@@ -340,6 +340,8 @@ const KEYS = {
   },
   " ": () => {
     view.paused = !view.paused;
+    const standing = view.streams.get(view.one ?? [...view.streams.keys()][0])?.shown?.frame.layer;
+    if (view.paused && standing && standing !== view.layer) say({ layer: (view.layer = standing) }); // the other has not come
     watch();
     summarise();
   },

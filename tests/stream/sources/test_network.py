@@ -100,6 +100,25 @@ def test_a_server_that_dies_and_comes_back_is_found_again(caplog):
     assert "geheim" not in caplog.text
 
 
+def test_a_camera_that_refuses_is_asked_ever_more_rarely_and_not_in_step():
+    port = free_port()
+    with rtsp_server(port) as server, opened(f"rtsp://127.0.0.1:{port}/ir") as source:
+        next_frame(source)
+        server.kill()
+        server.wait()
+        asked = []
+        with socket.create_server(("127.0.0.1", port)) as refusing:
+            refusing.settimeout(20)
+            while len(asked) < 12:
+                connection, _ = refusing.accept()
+                asked.append(time.monotonic())
+                connection.close()
+        pauses = np.diff(asked)
+        # 0.1, then 0.2, then 0.3 s, each half as long to half as long again: a crowded machine only lengthens them.
+        assert (pauses[3:] >= 0.15 * 0.95).all()
+        assert np.ptp(pauses[3:]) > 0.02
+
+
 @pytest.mark.parametrize("pause_s", [0.6, 2.5])
 def test_a_server_that_is_paused_is_read_again_when_it_goes_on(pause_s):
     port = free_port()

@@ -144,6 +144,14 @@ def test_the_other_layer_is_not_to_be_had_while_the_view_is_paused(page: Any, pi
     assert button.get_attribute("aria-pressed") == "true"
 
 
+def test_a_layer_that_had_not_come_when_the_view_was_paused_is_not_lit(page: Any, pipeline: Any) -> None:
+    begin(pipeline, page)
+    show(page, pipeline.frame)
+    page.evaluate("""() => ["t", " "].forEach((key) => dispatchEvent(new KeyboardEvent("keydown", { key })))""")
+    page.wait_for_selector("#summary >> text=paused")
+    assert page.locator("[data-key='t']").get_attribute("aria-pressed") == "false"
+
+
 def test_one_stream_is_shown_with_its_figures_and_a_zoom_on_a_track(page: Any, pipeline: Any) -> None:
     begin(pipeline, page)
     show(page, pipeline.frame)
