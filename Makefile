@@ -42,8 +42,10 @@ debian-packages:
 demo: $(VENV)/.base
 	$(BIN)/python run_pipeline.py --duration 15
 
+# Engines and training are tested two at a time; what runs in real time gets the machine for itself.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 tests/engine tests/training
+	$(BIN)/python -m pytest --ignore tests/engine --ignore tests/training
 
 # On a machine with an NVIDIA GPU: installs an engine, compares, times, runs end to end, and writes gpu.json.
 ENGINE ?= tensorrt
