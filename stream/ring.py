@@ -71,6 +71,10 @@ class FrameRing:
         """Say which frame is in a slot, once it is there."""
         self._marks[slot] = (seq + 1, bits, low, high)
 
+    def holds(self, slot: int, seq: int) -> bool:
+        """Tell whether a slot still has the frame of that number."""
+        return bool(self._marks["number"][slot] == seq + 1)
+
     def unmark(self, slot: int) -> None:
         """Say that a slot's frame is about to be overwritten."""
         self._marks["number"][slot] = 0

@@ -54,9 +54,11 @@ class _Capture:
         self.ledger = ring.ledger
         self.seq = int(self.ledger["next_seq"][0])
         self.resumes = self.seq > 0
+        self.unknown = self.seq - 1  # the newest frame that a worker before this one can have sent
         self.free = deque(() if self.resumes else range(ring.slots))
-        # The slots that are out, and the number of the frame in each; -1 if a worker before this one sent it.
-        self.out = dict.fromkeys(range(ring.slots), -1) if self.resumes else {}
+        # The slots that are out, and the number of the frame in each, ``unknown`` if a worker before this one sent it:
+        # a sweep that was asked for while that one sent says nothing of the frames it sent since.
+        self.out = dict.fromkeys(range(ring.slots), self.unknown) if self.resumes else {}
         self.lent: int | None = None  # the slot that the source may write its next frame into
         self.last_ns = self.likely_ns = 0  # when the last frame was captured, and when the next is likely to be
         self.told = False  # that a frame is likely to come
@@ -72,7 +74,7 @@ class _Capture:
         while self.returns.poll(timeout):
             match receive(self.returns):
                 case Release(slot, seq):
-                    if self.out.get(slot) in (-1, seq):
+                    if self.out.get(slot) in (self.unknown, seq):
                         self.take_back(slot)
                 case Sweep(_, seq, held):
                     for slot in [slot for slot, its in self.out.items() if its < seq and slot not in held]:

@@ -15,7 +15,7 @@ import av
 
 from engine.asides import warn
 from stream.channel import Channel
-from stream.frame import FrameRef, Publish, Ready, Recorded, Returned, Stop, TapEnd, Tapped, receive, send
+from stream.frame import RESTART, FrameRef, Publish, Ready, Recorded, Returned, Stop, TapEnd, Tapped, receive, send
 from stream.record import MCAP, VIDEO, FrameRecord, SegmentWriter, record_of, segments
 from stream.ring import FrameRing
 from stream.sources.base import Pixels
@@ -130,10 +130,13 @@ class _StreamRecorder:
         nbytes = frame.width * frame.height * frame.bits // 8
         room = self.waiting < max(2, min(WAITING_FRAMES, WAITING_BYTES // nbytes))
         kept = room and not self.fault and self.entries.qsize() < WAITING_ENTRIES
-        pixels = self._view(tapped).copy() if kept else None
+        pixels = self._copy(frame) if kept else None
         self.back.give(frame)
         if not kept:
             self.drop(self.fault or TOO_SLOW)
+        elif pixels is None:
+            self.drop(RESTART)
+            kept = False
         with self.lock:
             self.waiting += kept
         if self.entries.qsize() < WAITING_ENTRIES:
@@ -161,9 +164,10 @@ class _StreamRecorder:
         self.entries.put(None)
         self.thread.join()
 
-    def _view(self, tapped: Tapped) -> Pixels:
-        frame = tapped.frame
-        return self.ring.frame(frame.slot, frame.height, frame.width, frame.bits)
+    def _copy(self, frame: FrameRef) -> Pixels | None:
+        """Return a frame's pixels; None if its slot has another's: the tracker that lent it to us has died."""
+        pixels: Pixels = self.ring.frame(frame.slot, frame.height, frame.width, frame.bits).copy()
+        return pixels if self.ring.holds(frame.slot, frame.seq) else None
 
     def _run(self) -> None:
         # What is recorded may come later; what is tracked may not. Only this thread waits: the one that empties the
@@ -180,7 +184,7 @@ class _StreamRecorder:
             finally:
                 if entry.tapped:
                     self.back.give(entry.tapped.frame)
-                if entry.pixels is not None:
+                elif entry.pixels is not None:
                     with self.lock:
                         self.waiting -= 1
         if self.segment:
@@ -188,14 +192,18 @@ class _StreamRecorder:
                 self.segment.close()
 
     def _write(self, entry: _Entry) -> None:
+        if entry.tapped and (pixels := self._copy(entry.tapped.frame)) is not None:
+            entry.pixels = pixels
+        elif entry.tapped:
+            entry.record = record_of(entry.tapped.frame, entry.tapped.time_ns, False)
+            self.drop(RESTART)
         segment = self._segment_for(entry.record)
         before = segment.size
         if entry.record is None:
             for message in entry.messages:
                 segment.say(message, time.monotonic_ns())
         else:
-            pixels = self._view(entry.tapped) if entry.tapped else entry.pixels
-            segment.add(entry.record, pixels, entry.messages)
+            segment.add(entry.record, entry.pixels, entry.messages)
         with self.lock:
             self.said.frames += bool(entry.record and entry.record.kept)
             self.said.bytes += segment.size - before

@@ -143,10 +143,11 @@ class Tapper:
         assert connection.poll(20), "nothing came"
         return receive(connection)
 
-    def tap(self, bits: int = 8, skipped: int = 0, step_ns: int = 33_000_000) -> None:
-        """Give the recorder the next frame and wait until it has read it."""
+    def tap(self, bits: int = 8, skipped: int = 0, step_ns: int = 33_000_000, there: bool = True) -> None:
+        """Give the recorder the next frame, or say so while its slot has another, and wait until it has read it."""
         pixels = pixels_of(self.seq, bits)
         np.copyto(self.ring.frame(0, HEIGHT, WIDTH, bits), pixels)
+        self.ring.mark(0, self.seq if there else self.seq + 4, bits, 0.0, 255.0)
         frame = FrameRef(
             0, 0, self.seq, WIDTH, HEIGHT, bits, self.live, 0.0, 255.0, self.seq * step_ns, self.seq, None, {}, {}, None
         )
@@ -189,6 +190,18 @@ def test_the_recorder_keeps_what_comes_out_of_the_tap(live: bool, tmp_path: Path
     assert [each.bits for each, _ in tapper.read()] == [8, 8, 16, 16, 8]
     assert len(segments(tapper.run / "a")) == 3
     assert all(np.array_equal(pixels, pixels_of(each.seq, each.bits)) for each, pixels in tapper.read())
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_slot_that_capture_has_filled_anew_is_not_recorded_as_the_frame_that_was_there(
+    live: bool, tmp_path: Path
+) -> None:
+    """The tracker that lent it was killed: the one that took its place knew of no slots to wait for."""
+    tapper = Tapper(tmp_path, live=live)
+    for there in (True, False, True):
+        tapper.tap(there=there)
+    assert tapper.end() == (2, {"restart": 1})
+    assert [each.seq for each, _ in tapper.read()] == [0, 2]
 
 
 def test_a_segment_is_a_minute_at_most(tmp_path: Path) -> None:

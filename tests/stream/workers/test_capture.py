@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stream.config import StreamConfig
-from stream.frame import Coming, End, FrameRef, Go, Hello, Release, Stop, receive, send
+from stream.frame import Coming, End, FrameRef, Go, Hello, Release, Stop, Sweep, receive, send
 from stream.ring import FrameRing
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
 from stream.workers import capture
@@ -237,3 +237,21 @@ def test_nothing_piles_up_before_a_worker_that_is_away(bench) -> None:
     send(one.returns, Go())
     said = [type(one.next(one.frames)) for _ in range(4)]
     assert said == [FrameRef, FrameRef, Coming, End]
+
+
+def test_a_sweep_that_a_dead_worker_asked_for_frees_no_slot_of_the_frames_it_sent_since() -> None:
+    """It was asked for at frame 100, when the infer worker had died; frames 100 to 107 are in flight."""
+    ring = FrameRing(8)
+    ring.ledger["next_seq"] = 108
+    frames, sent = Pipe(duplex=False)
+    returns, answers = Pipe(duplex=False)
+    config = StreamConfig(name="c", source="counted")
+    ours = capture._Capture(0, config, ring, sent, returns, SourceInfo(48, 32, 8, 30.0, True))
+    send(answers, Sweep(0, 100, []))
+    ours.listen(0)
+    assert list(ours.free) == []
+    ours.sweep()
+    send(answers, receive(frames))
+    ours.listen(0)
+    assert sorted(ours.free) == list(range(8))
+    ring.close()
