@@ -29,6 +29,7 @@ WORKERS = ["capture scene", "infer", "track"]
 PROCESSES = [*WORKERS, "record", "fork server"]
 STREAMS = ("scene", "scene_2")
 OTHER = "capture scene_2"
+BACK_S = 20.0  # 2 s are asked and kept on an idle machine; here other programs may share it
 
 
 class Faults:
@@ -88,6 +89,7 @@ def test_processes_that_die_or_stall_are_replaced_and_every_frame_is_accounted_f
     outcome = started.end()
     assert (outcome.code, outcome.left) == (0, []), outcome.err
     print("silent for, s:", faults.back_s)
+    assert max(faults.back_s.values()) < BACK_S
     reasons = what_is_said(number)
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     expected = [f"warning: {reason}; it is started again" for reason in reasons]

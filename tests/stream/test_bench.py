@@ -64,8 +64,11 @@ def test_too_slow_an_engine_drops_the_stale_frames_and_serves_everyone() -> None
     assert accounts["dropped_by_reason"]["superseded"] > accounts["generated"] / 3
     share = accounts["published"] / streams
     assert all(stream["published"] >= 0.8 * share for stream in figures["streams"])
-    # Two frame periods and two engine times are 175 ms; a queue that grew would end at over 2 s.
-    assert figures["end_to_end_ms"]["p50"] < 2e3 / fps + 2 * engine_ms + 200
+    # Two frame periods and two engine times are 175 ms; a queue that grew would end at over 2 s. A crowded machine
+    # lends the slowest some.
+    bound_ms = 2e3 / fps + 2 * engine_ms
+    assert figures["end_to_end_ms"]["p50"] < bound_ms
+    assert figures["end_to_end_ms"]["p99"] < bound_ms + 200
 
 
 def test_accounts_that_do_not_add_up_are_said() -> None:
