@@ -66,6 +66,18 @@ def test_clips_are_scored_and_drawn(short_clips, tmp_path):
         assert sum(1 for _ in video.decode(video=0)) == 120
 
 
+def test_other_trackers_are_scored_on_the_same_detections(short_clips):
+    for package in ("stonesoup", "trackers"):
+        pytest.importorskip(package, reason="not installed (the compare extra)")
+    done = evaluate("--clips", short_clips, "--clip", CLIP, "--against", "stonesoup,bytetrack", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    against = json.loads(done.stdout)["against"]
+    assert set(against) == {"stonesoup", "bytetrack"}
+    for name, figures in against.items():
+        assert figures["frames"] == 60, name
+        assert figures["track_recall"] > 0.5, name
+
+
 def test_a_clip_alone_beside_three_others_and_in_batches_of_one_or_eight_gives_identical_tracks(short_clips, tmp_path):
     """Every message of a stream is the same, whatever runs beside it and however frames share the engine."""
 
