@@ -27,7 +27,7 @@ def test_a_reference_follows_plain_targets(name: str) -> None:
 def test_ours_is_no_worse_than_stone_soup_with_every_difficulty_at_once() -> None:
     pytest.importorskip("stonesoup", reason="not installed (the compare extra)")
     (scenario,) = (replace(scenario, frames=90) for scenario in SCENARIOS if scenario.name == "all of these")
-    ours, theirs = compare(["ours", "stonesoup"], [scenario], range(0, 2))
+    ours, theirs = compare(["ours", "stonesoup"], [scenario], range(2))
     assert ours["mota"] >= theirs["mota"]
     assert ours["idf1"] >= theirs["idf1"]
     assert ours["ms_per_frame"] < theirs["ms_per_frame"]
