@@ -86,7 +86,8 @@ class TrackConfig(BaseModel):
             such as the corner of a roof, can look like a faint target for as long as it is there. A target that hovers
             must look better than one that moves; at least ``confirm_score``.
         report_probability: below it a confirmed track is not reported, but can still come back.
-        memory: how long a confirmed track without detections can come back under its id, seconds.
+        memory: how long a confirmed track without detections can come back under its id, seconds. A longer pause
+            between two frames ends all tracks: a camera that is slower than one frame in it keeps none.
         max_tracks: the weakest leave first.
         scene_motion: take the motion of the whole scene out of the tracks' (``stream.motion``): for cameras that
             pan or shake.
