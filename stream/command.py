@@ -31,6 +31,7 @@ OPTIONS = {  # by the keys that they replace
     "model": "--model",
     "engine": "--engine",
     "duration": "--duration",
+    "streams": "--source",
     "publish.endpoint": "--publish",
     "publish.wait_for": "--wait-for",
     "record.folder": "--record",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from stream import StreamError
 from stream.curve import ServerCurve, check_exposure
@@ -22,6 +23,15 @@ IN_WORDS = {
     NAME: "1 to 64 letters, digits, '_', '-' and '.' are expected",
     ENDPOINT: "tcp://HOST:PORT is expected, or ipc://PATH",
 }
+TYPES_IN_WORDS = {
+    "tuple_type": "a list is expected",
+    "model_type": "a map of keys is expected",
+    "bool_type": "true or false is expected",
+    "bool_parsing": "true or false is expected",
+    "string_type": "a text is expected",
+    "string_too_short": "a text is expected",
+}
+MERGE = "tag:yaml.org,2002:merge"
 MAX_BYTES = 256 * 1024
 MAX_STREAMS = 64
 
@@ -162,9 +172,22 @@ class Config(_Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and the merge keys of a small file cannot make it a large one: ``<<: [*a, *a, ...]``, again and again."""
+    """Safe; a key that is given twice is refused, since the second would silently replace the first.
+
+    The merge keys of a small file cannot make it a large one: ``<<: [*a, *a, ...]``, again and again.
+    """
 
     _entries = 0
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (the stubs have another type than YAML)
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
@@ -205,8 +228,8 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None, options: di
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        given = [name for name in (options or {}) if name in (overrides or {}) and f"{name}.".startswith(f"{key}.")]
+        key = ".".join(str(part) for part in _first(error)["loc"])
+        given = [name for name in (options or {}) if name in (overrides or {}) and _overlap(name, key)]
         where = (options or {})[given[0]] if given else f"{path}: {key}"
         raise ConfigError(f"{where}: {_explain(error)}") from None
 
@@ -240,9 +263,19 @@ def _yaml_reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _overlap(name: str, key: str) -> bool:
+    """Tell whether one dotted name is the other, or a part of it."""
+    return f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    """Return the fault to speak of: a key that there is not is often why another is missing."""
+    return min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+
+
 def _explain(error: ValidationError) -> str:
     """Say the first thing that is wrong, and what would be right."""
-    first = error.errors()[0]
+    first = _first(error)
     if first["type"] == "extra_forbidden":
         known = _keys_at(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
@@ -251,7 +284,10 @@ def _explain(error: ValidationError) -> str:
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch":
         reason = IN_WORDS[first["ctx"]["pattern"]]
-    whole = first["type"] == "missing" or isinstance(first["input"], dict)  # its keys say no more
+    reason = TYPES_IN_WORDS.get(first["type"], reason)
+    if first["type"] == "too_short":
+        reason = f"at least {first['ctx']['min_length']} is needed"
+    whole = first["type"] in ("missing", "too_short") or isinstance(first["input"], dict)  # its keys say no more
     got = "" if whole else f" (it is {masked(reprlib.repr(first['input']))})"
     return f"{reason[0].lower()}{reason[1:]}{got}"
 

@@ -191,7 +191,7 @@ class _TrackWorker:
     def end(self, end: End) -> None:
         """Close the books of a stream that has ended."""
         stream = self.streams[end.stream]
-        if stream.ledger["passed"] >= end.seq:  # a tracker before this one has closed them; its report told of the drops
+        if stream.ledger["passed"] >= end.seq:  # a tracker before this one has closed them and told of the drops
             end.dropped.clear()
         self.miss(stream, end.seq, end.dropped)
         stream.ledger["passed"] = end.seq
