@@ -84,14 +84,18 @@ def _read_boxes(path: Path) -> dict[int, list[Box]]:
     boxes: dict[int, list[Box]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            for line, row in enumerate(csv.DictReader(file), 2):
+            reader = csv.DictReader(file)
+            if missing := [key for key in ("frame", "x", "y", "w", "h") if key not in (reader.fieldnames or ())]:
+                raise LabelError(f"{path}: line 1: no {', '.join(missing)}; a header frame,x,y,w,h is expected")
+            for line, row in enumerate(reader, 2):
                 try:
                     box = Box(*(float(row[key]) for key in ("x", "y", "w", "h")))
                     if not (np.isfinite([box.x, box.y]).all() and 0 < box.width < np.inf and 0 < box.height < np.inf):
                         raise ValueError
                     boxes.setdefault(int(row["frame"]), []).append(box)
                 except (KeyError, TypeError, ValueError):
-                    raise LabelError(f"{path}: line {line}: frame,x,y,w,h, numbers, are expected") from None
+                    said = "frame,x,y,w,h, finite numbers with w and h above 0, are expected"
+                    raise LabelError(f"{path}: line {line}: {said}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path}: not readable as CSV ({error})") from None
     return boxes

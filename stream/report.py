@@ -179,8 +179,14 @@ def _total(books: Sequence[StreamBook]) -> Latency:
 
 
 def _reasons(books: Sequence[StreamBook]) -> str | None:
-    """Return why frames were dropped, by stream; None if none was."""
+    """Return why frames were dropped, by stream, and who was started again, a line each; None if nothing was."""
     said = [f"{b.name} dropped {n}: {reason}" for b in books for reason, n in sorted(b.dropped.items())]
     said += [f"{b.name} did not record {n}: {reason}" for b in books for reason, n in sorted(b.not_recorded.items())]
-    said += [f"{b.name} needed {n} restart(s), {reason}" for b in books for reason, n in sorted(b.restarts.items())]
-    return "; ".join(said) or None
+    restarts: dict[tuple[str, int], list[str]] = {}
+    for book in books:
+        for restart in book.restarts.items():
+            restarts.setdefault(restart, []).append(book.name)
+    for (reason, n), names in restarts.items():  # a worker that all streams share is in the books of each
+        who = "all streams" if 1 < len(names) == len(books) else ", ".join(names)
+        said.append(f"{who} needed {n} restart(s), {reason}")
+    return "\n".join(said) or None

@@ -48,6 +48,10 @@ def test_what_cannot_be_used_is_named(tmp_path):
         read_clips(tmp_path / "none")
     with pytest.raises(LabelError, match="holds no video"):
         read_clips(tmp_path)
+    clip(tmp_path, "bad", "")
+    (tmp_path / "bad.csv").write_text("")
+    with pytest.raises(LabelError, match=r"bad\.csv: line 1: no frame, x, y, w, h; a header"):
+        read_clips(tmp_path)
     clip(tmp_path, "bad", "0,1,2,3\n")
     with pytest.raises(LabelError, match=r"bad\.csv: line 2: frame,x,y,w,h"):
         read_clips(tmp_path)
