@@ -261,8 +261,10 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise SourceError(f"{shown!r}: not a URL ({error})") from None
+    except ValueError:  # its text quotes what may be a part of the password
+        raise SourceError(
+            f"{shown!r}: not a URL; rtsp://user:password@host:554/path is one, and a / in a password is written %2F"
+        ) from None
     if parts.scheme not in SCHEMES or not url.isprintable() or not parts.netloc:
         raise SourceError(f"{shown!r}: not a URL; rtsp://host/path is one")
     if parts.scheme in ("udp", "rtp", "srt"):
