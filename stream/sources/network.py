@@ -350,7 +350,9 @@ def _frames(container: InputContainer, pace: _Pace) -> Iterator[_Decoded]:
         try:
             frames = stream.decode(packet)
         except av.InvalidDataError:
-            continue  # its picture is missing from the times of presentation
+            frames = []
+        if not frames and not timed:  # one packet is one picture there; else the times of presentation tell
+            damaged += 1
         for frame in frames:
             last_ns, patience_s = now_ns, SILENCE_S
             if max(frame.width, frame.height) > MAX_SIDE:

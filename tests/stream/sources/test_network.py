@@ -258,7 +258,7 @@ def test_mpegts_in_datagrams_goes_on_after_its_sender_came_back(scheme, form):
 
 
 class WebCamera(http.server.BaseHTTPRequestHandler):
-    """Motion-JPEG behind a password, a picture on its own, and a page."""
+    """Motion-JPEG: open, behind a password or with every fifth picture damaged; a picture on its own, and a page."""
 
     def do_GET(self):
         right = "Basic " + base64.b64encode(b"viewer:geheim").decode()
@@ -266,7 +266,7 @@ class WebCamera(http.server.BaseHTTPRequestHandler):
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="camera"')
             self.end_headers()
-        elif self.path in ("/guarded", "/open"):
+        elif self.path in ("/guarded", "/open", "/damaged"):
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
@@ -274,6 +274,8 @@ class WebCamera(http.server.BaseHTTPRequestHandler):
                 gray = np.full((96, 128), 20, np.uint8)
                 gray[40:56, number % 100 : number % 100 + 16] = 230
                 jpeg = cv2.imencode(".jpg", gray)[1].tobytes()
+                if self.path == "/damaged" and number > 20 and number % 5 == 0:
+                    jpeg = jpeg[:2] + bytes(len(jpeg) - 2)
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 try:
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
@@ -307,6 +309,16 @@ def test_motion_jpeg_over_http_with_a_password(web):
         assert (source.info.width, source.info.height, source.info.bits, source.info.fps) == (128, 96, 8, None)
         frames = [next_frame(source) for _ in range(10)]
         assert all(frame.pixels.max() > 200 and frame.camera_ns is None for frame in frames)
+
+
+def test_damaged_pictures_of_motion_jpeg_are_counted(web):
+    with opened(f"http://127.0.0.1:{web}/damaged") as source:
+        frames = [next_frame(source) for _ in range(50)]
+        # Where the square is tells a picture's number, modulo 100.
+        numbers = [int(np.argmax(frame.pixels[48] > 128)) for frame in frames]
+        steps = np.diff(numbers) % 100
+        assert [frame.lost for frame in frames[1:]] == list(steps - 1)
+        assert max(steps) > 1
 
 
 @pytest.mark.parametrize(
