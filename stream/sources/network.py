@@ -32,6 +32,8 @@ SILENCE_S = 3.0
 """A camera that gives no frame for this long counts as away."""
 BACKOFF_S = (0.25, 8.0)
 """The pause before the first try to reach it again, doubled after each, and the longest one."""
+STEADY_S = 5.0
+"""A connection that gave frames for this long was a good one: after it the first pause is the short one again."""
 CLOSE_S = 0.5
 """How long ``close`` waits for the reader; one that a silent peer holds up ends by itself at its time-out."""
 
@@ -167,6 +169,7 @@ class NetworkSource(Source):
         check_url(url)
         self._url = url
         self._closed = threading.Event()
+        self._pause_s = BACKOFF_S[0]
         self._mailbox = _Mailbox()
         container = _connect(url)
         try:
@@ -214,13 +217,15 @@ class NetworkSource(Source):
         shown, away_ns = masked(self._url), 0
         try:
             while container:
-                why = "the stream ended"
+                why, began = "the stream ended", time.monotonic()
                 try:
                     for decoded in frames:
                         if self._closed.is_set():
                             return
                         self._mailbox.put(self._welcome(decoded, last, away_ns) if away_ns else decoded)
                         last, away_ns = decoded, 0
+                        if time.monotonic() - began >= STEADY_S:
+                            self._pause_s = BACKOFF_S[0]
                 except (av.FFmpegError, OSError) as error:
                     why = _reason(error)
                 finally:
@@ -245,13 +250,16 @@ class NetworkSource(Source):
         return replace(decoded, lost=max(missing, 0))
 
     def _reconnect(self) -> InputContainer | None:
-        """Return the camera's next connection, None if the source was closed meanwhile."""
-        pause = BACKOFF_S[0]
+        """Return the camera's next connection, None if the source was closed meanwhile.
+
+        A pause is longer than the one before also where that led to a connection: some cameras give a few frames,
+        or none, and hang up.
+        """
         # Jitter, so that a switch that comes back does not meet all its cameras' readers at once.
-        while not self._closed.wait(pause * random.uniform(0.5, 1.5)):
+        while not self._closed.wait(self._pause_s * random.uniform(0.5, 1.5)):
+            self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
             with suppress(SourceError):
                 return _connect(self._url)
-            pause = min(2 * pause, BACKOFF_S[1])
         return None
 
 
