@@ -123,3 +123,16 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the device or file."""
+
+
+def missing(number: int, last: int | None, numbers: int) -> int:
+    """Return how many frames are missing between two, by their numbers.
+
+    Args:
+        number: of a frame.
+        last: of the one before it; None of the first.
+        numbers: how many there are before they begin again. A step of none, or of half of them and more, is of a
+            camera that does not count, or that began anew: it tells nothing.
+    """
+    step = 1 if last is None else (number - last) % numbers
+    return step - 1 if 0 < step < numbers / 2 else 0

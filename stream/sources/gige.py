@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from stream.sources import MAX_SIDE
-from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo, missing
 
 SCHEMES = ("gige", "u3v")
 FIELDS = ("exposure_us", "fps", "pixel_format")
@@ -234,11 +234,11 @@ class GigeSource(Source):
         self._heard_s = time.monotonic()
         library = _library()
         number = library.arv_buffer_get_frame_id(buffer)
-        step = 1 if self._last_id is None else number - self._last_id
+        lost = missing(number, self._last_id, _IDS)
         self._last_id = number
         captured_ns = self._arrivals.get(buffer) or time.monotonic_ns()
         camera_ns = library.arv_buffer_get_timestamp(buffer)
-        return SourceFrame(_pixels(buffer, self._uri), captured_ns, camera_ns, max(step + _IDS * (step < 0) - 1, 0))
+        return SourceFrame(_pixels(buffer, self._uri), captured_ns, camera_ns, lost)
 
     def _shut(self) -> None:
         library = _library()

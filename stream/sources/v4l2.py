@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from stream.sources import MAX_SIDE
-from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo, missing
 
 SCHEME = "v4l2"
 FIELDS = ("width", "height", "fps", "pixel_format")
@@ -309,7 +309,7 @@ class V4l2Source(Source):
 
     def _frame(self, buffer: Buffer, now_ns: int) -> SourceFrame:
         self._heard_s = time.monotonic()
-        lost = 0 if self._last is None else (buffer.sequence - self._last - 1) & 0xFFFFFFFF
+        lost = missing(buffer.sequence, self._last, 1 << 32)
         self._last = buffer.sequence
         camera_ns = buffer.seconds * 1_000_000_000 + buffer.microseconds * 1000
         exact = buffer.flags & _CLOCK == _MONOTONIC and buffer.flags & _MOMENT == _END_OF_FRAME

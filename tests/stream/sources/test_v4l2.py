@@ -222,6 +222,26 @@ def test_frame_numbers_begin_again_without_a_loss(plug):
     assert source.read(1.0).lost == 0
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        # Of a driver that does not count,
+        (0, 0, 0),
+        # that says a number twice,
+        (7, 8, 8, 9),
+        # and that begins again.
+        (500, 501, 0, 1),
+    ],
+)
+def test_frame_numbers_that_tell_nothing_are_no_loss(plug, numbers):
+    driver = Driver()
+    source = V4l2Source(plug(driver))
+    for number in numbers:
+        driver.number = number
+        driver.fill(picture())
+        assert source.read(1.0).lost == 0
+
+
 def test_a_camera_that_is_pulled_out_or_falls_silent_is_an_error(plug, monkeypatch):
     driver = Driver()
     source = V4l2Source(plug(driver))
