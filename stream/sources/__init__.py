@@ -82,9 +82,14 @@ def open_source(uri: str, live: bool | None = None) -> Source:  # noqa: PLR0911 
     return VideoSource(found, bool(live))
 
 
+def is_camera(uri: str) -> bool:
+    """Tell whether ``uri`` names a camera, which may go away and come back."""
+    return _scheme(uri) in (*NETWORK, *CAMERAS, *DEVICES)
+
+
 def is_live(uri: str, live: bool | None = None) -> bool:
     """Tell whether frames of ``uri`` come at their own rate: cameras always, scenes unless told, files if told."""
-    if _scheme(uri) in (*NETWORK, *CAMERAS, *DEVICES):
+    if is_camera(uri):
         return True
     return bool(live) if live is not None else _scheme(uri) == "scene"
 

@@ -20,6 +20,10 @@ class SourceError(StreamError):
     """A source that cannot be opened or read; the message names it and says what would be right."""
 
 
+class SourceAway(SourceError):  # noqa: N818 (what it is)
+    """A camera that was open and is not there any more; it may come back."""
+
+
 class EndOfSource(Exception):  # noqa: N818 (an ending, not an error)
     """The source has given its last frame."""
 

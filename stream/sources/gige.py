@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from stream.sources import MAX_SIDE
-from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo, missing
+from stream.sources.base import EndOfSource, Pixels, Source, SourceAway, SourceError, SourceFrame, SourceInfo, missing
 
 SCHEMES = ("gige", "u3v")
 FIELDS = ("exposure_us", "fps", "pixel_format")
@@ -29,7 +29,7 @@ LIBRARY = "libaravis-0.8.so.0"
 BUFFERS = 6
 """Frames that Aravis may fill ahead of us: one filling, one lent to the reader, the others for a stall."""
 SILENCE_S = 5.0
-"""A camera that gives no whole frame for this long has failed."""
+"""A camera that gives no whole frame for this long counts as away."""
 CLOSE_S = 0.5
 """How long ``close`` waits for a camera to confirm that it stopped."""
 
@@ -149,7 +149,7 @@ class GigeSource(Source):
             buffer = library.arv_stream_timeout_pop_buffer(self._stream, wait_us)
             if buffer is None:
                 if time.monotonic() - self._heard_s > SILENCE_S:
-                    raise SourceError(f"{self._uri}: no whole frame for {SILENCE_S:g} s; is the camera still there?")
+                    raise SourceAway(f"{self._uri}: no whole frame for {SILENCE_S:g} s; is the camera still there?")
                 return None
             waiting = [buffer]
             while (buffer := library.arv_stream_try_pop_buffer(self._stream)) is not None:

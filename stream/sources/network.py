@@ -21,6 +21,7 @@ from av.container import InputContainer
 
 from stream.sources import MAX_SIDE, masked
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.lasting import BACKOFF_S, STEADY_S
 from stream.sources.srt import SrtReader, check_srt
 from stream.sources.video import MAX_GAP_NS, luma
 
@@ -30,10 +31,6 @@ FIRST_FRAME_S = 10.0
 """How long it may take from there to its first frame; some give a key frame no sooner."""
 SILENCE_S = 3.0
 """A camera that gives no frame for this long counts as away."""
-BACKOFF_S = (0.25, 8.0)
-"""The pause before the first try to reach it again, doubled after each, and the longest one."""
-STEADY_S = 5.0
-"""A connection that gave frames for this long was a good one: after it the first pause is the short one again."""
 CLOSE_S = 0.5
 """How long ``close`` waits for the reader; one that a silent peer holds up ends by itself at its time-out."""
 
