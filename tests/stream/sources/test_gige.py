@@ -13,6 +13,7 @@ import pytest
 
 from stream.sources import check_source, gige, open_source
 from stream.sources.base import EndOfSource, SourceError, missing
+from stream.sources.lasting import LastingSource
 from tests.stream.sources.live import next_frame, opened, wait_for
 
 LOCK = Path(tempfile.gettempdir()) / "irstream-fake-gige-camera.lock"
@@ -173,6 +174,26 @@ def test_a_camera_that_falls_silent_is_an_error_and_closing_it_takes_less_than_a
         assert time.monotonic() - started < 1
         with pytest.raises(EndOfSource):
             source.read(0.1)
+
+
+def test_a_camera_that_was_off_is_opened_again(monkeypatch, caplog):
+    monkeypatch.setattr(gige, "SILENCE_S", 1.0)
+    uri = f"gige:{ADDRESS}?fps=25"
+    with camera():
+        first = open_source(uri)
+        source = LastingSource(uri, first, first.info)
+        before = next_frame(source)
+    while frame := source.read(0.5):
+        before = frame
+    with camera():
+        frame = next_frame(source, 30)
+        assert frame.pixels.shape == (512, 512)
+        assert frame.lost == pytest.approx((frame.captured_ns - before.captured_ns) / (40 * MS) - 1, abs=2)
+        assert next_frame(source).lost < 25
+        source.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert "away (no whole frame for 1 s" in said[0]
+    assert "back after" in said[1]
 
 
 def test_a_camera_that_is_not_there_is_one_line():
