@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from stream import StreamError
 from stream.curve import ServerCurve, check_exposure
 from stream.detect import DetectConfig
-from stream.sources import masked
+from stream.sources import HIDDEN, masked
 from stream.track import TrackConfig
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5560"
@@ -34,6 +34,13 @@ TYPES_IN_WORDS = {
 MERGE = "tag:yaml.org,2002:merge"
 MAX_BYTES = 256 * 1024
 MAX_STREAMS = 64
+
+
+class _Shortened(reprlib.Repr):
+    """What was given, cut short once its secrets are out: a cut URL no longer shows where its password ends."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(masked(x), level)
 
 
 class ConfigError(StreamError):
@@ -238,8 +245,12 @@ def streams_of(sources: list[str], live: bool | None) -> list[dict[str, Any]]:
     """Return a ``streams`` value for sources given on the command line, named after them."""
     streams: list[dict[str, Any]] = []
     for source in sources:
-        place = source.partition("?")[0].rpartition("@")[2].rpartition("://")[2].strip("/:")  # a password names nothing
-        stem = place if "://" in source and "/" not in place else Path(place).stem  # of 10.0.0.2:5000, all of it
+        place = masked(source).partition("?")[0]
+        if "://" in source or HIDDEN in place:
+            place = place.rpartition("@")[2].rpartition("://")[2]  # neither a user nor a password names anything
+        place = "/".join(part for part in place.strip("/:").split("/") if HIDDEN not in part)
+        whole = "/" not in place and ("://" in source or ":" in place)  # of 10.0.0.2:5000 and gige:10.0.0.2, all of it
+        stem = place if whole else Path(place).stem
         name = base = "".join(c if (c.isascii() and c.isalnum()) or c in "_.-" else "_" for c in stem)[:48] or "stream"
         taken = {stream["name"] for stream in streams}
         number = 2
@@ -288,7 +299,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "too_short":
         reason = f"at least {first['ctx']['min_length']} is needed"
     whole = first["type"] in ("missing", "too_short") or isinstance(first["input"], dict)  # its keys say no more
-    got = "" if whole else f" (it is {masked(reprlib.repr(first['input']))})"
+    got = "" if whole else f" (it is {_Shortened().repr(first['input'])})"
     return f"{reason[0].lower()}{reason[1:]}{got}"
 
 

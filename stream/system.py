@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stream.channel import Channel, channel
-from stream.config import Config
+from stream.config import Config, StreamConfig
 from stream.frame import Hello
 from stream.publish import monotonic_to_utc_ns
 from stream.record import new_run
@@ -69,7 +69,7 @@ def process_table(config: Config, wiring: Wiring, thresholds: dict[int, float]) 
         WorkerSpec(
             f"capture {stream.name}",
             capture.main,
-            (index, stream, wiring.rings[index], wiring.frames[index][1], wiring.returns[index][0]),
+            (index, stream, wiring.rings[index], wiring.frames[index][1], wiring.returns[index][0], None),
         )
         for index, stream in enumerate(config.streams)
     ]
@@ -115,7 +115,7 @@ def for_again(spec: WorkerSpec, hellos: Sequence[Hello]) -> WorkerSpec:
 
     Args:
         spec: its entry.
-        hellos: what the sources have said, which is not said again.
+        hellos: what the sources have said: the engine does not hear it again, and a camera may be away.
     """
     match spec.arguments:
         case (infer.InferConfig() as config, *rest):
@@ -123,4 +123,7 @@ def for_again(spec: WorkerSpec, hellos: Sequence[Hello]) -> WorkerSpec:
         case (track.TrackWorkerConfig() as config, *rest):
             to = config.publish.model_copy(update={"wait_for": 0})
             return replace(spec, arguments=(replace(config, publish=to, again=True), *rest))
+        case (int() as stream, StreamConfig(), *_, None):
+            before = next((hello for hello in hellos if hello.stream == stream), None)
+            return replace(spec, arguments=(*spec.arguments[:-1], before))
     return spec

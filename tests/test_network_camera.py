@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 from pathlib import Path
 
+from stream.frame import RESTART
 from stream.record import find_streams, read_frames, segments
-from tests.pipeline import Run, tracks_of
+from tests.pipeline import Run, tracks_of, wait_until
 from tests.stream.sources.live import free_port, rtsp_server
 
 PASSWORD = "p4ss-w0rd"
@@ -61,3 +63,34 @@ def test_an_rtsp_camera_goes_away_and_comes_back(tmp_path: Path) -> None:
     assert "away" in outcome.err
     assert "back after" in outcome.err
     assert not any(PASSWORD.encode() in path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file())
+
+
+def test_a_camera_whose_worker_dies_while_it_is_away_is_looked_for(tmp_path: Path) -> None:
+    """It is not given up, though there is nothing to open; a stop meanwhile is heard as well."""
+    port = free_port()
+    config = tmp_path / "c.yaml"
+    config.write_text(CONFIG.format(password=PASSWORD, port=port, folder=tmp_path / "kept"))
+    with rtsp_server(port, "--password", PASSWORD):
+        run = Run("--config", config, "--report", tmp_path / "r.json")
+        before = run.listen(lambda seen: len(tracks_of(seen, "camera")) > 20)
+    for _ in range(2):
+        victim = run.worker("capture camera")
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda dead=victim: run.worker("capture camera") != dead, 30, "the worker that takes its place")
+        run.listen(lambda seen: len(tracks_of(seen, "other")) > 45)
+    with rtsp_server(port, "--password", PASSWORD):
+        again = run.listen(lambda seen: len(tracks_of(seen, "camera")) > 20)
+    os.kill(run.worker("capture camera"), signal.SIGKILL)
+    run.listen(lambda seen: len(tracks_of(seen, "other")) > 45)
+    os.kill(run.process.pid, signal.SIGINT)
+    outcome = run.end()
+    assert (outcome.code, outcome.left) == (0, []), outcome.err
+    first = tracks_of(again, "camera")[0]
+    assert first["seq"] > tracks_of(before, "camera")[-1]["seq"] + 25
+    assert first["dropped"][RESTART] > 25
+    camera, other = json.loads((tmp_path / "r.json").read_text())["streams"]
+    assert camera["restarts"] == {"capture camera: the worker died (signal 9)": 3}
+    assert camera["frames"] == camera["published"] + camera["dropped"]
+    assert (camera["fault"], other["fault"], other["restarts"]) == (None, None, {})
+    assert outcome.err.count("away (") >= 3
+    assert PASSWORD not in outcome.err

@@ -22,7 +22,7 @@ from stream.sources.video import VideoSource
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "run_pipeline.py", *sorted(p for name in ("engine", "stream") for p in (ROOT / name).rglob("*.py"))]
 PICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
-SAFE_YAML = {"safe_load", "safe_dump", "SafeLoader", "MappingNode", "YAMLError", "MarkedYAMLError"}
+SAFE_YAML = {"safe_load", "safe_dump", "SafeLoader", "MappingNode", "ScalarNode", "YAMLError", "MarkedYAMLError"}
 
 
 def imports(tree: ast.AST) -> set[str]:

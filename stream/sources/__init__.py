@@ -27,7 +27,17 @@ MAX_SIDE = 8192
 BEHIND_NS = 1_000_000_000
 """A paced source that is later than this gives up the frames that are overdue and counts them as lost."""
 
-_SECRETS = re.compile(r"((?:pass\w*|pwd|token|secret|key)=)[^&\s]*", re.IGNORECASE)
+HIDDEN = "***"
+_SECRETS = re.compile(r"((?:pass\w*|pwd?|token|secret|key|auth\w*|credentials?|streamid)=)[^&\s]*", re.IGNORECASE)
+# The first colon ends the user's name, the last @ the password: people escape neither a / nor an @ inside them. What is
+# surely a port is no password.
+_PASSWORD = re.compile(r"(://(?:(?:[\d.]+|\[[^\]]*\]):\d{1,5}(?=[/?#]))?+[^:?#]*:).*@", re.DOTALL)
+# The same where the scheme was mistyped or forgotten; an @ or a colon in a file's name is none of it.
+_MISTYPED = re.compile(
+    r"^((?!(?:scene|recording|gige|u3v|v4l2):)(?:[a-z][\w+.-]*[:;]/+|(?:[a-z][\w+.-]*)?//+|(?:rtsps?|srt|udp|rtp|https?)/)?"
+    r"[^:/?#]*:)(?!/).*@",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def open_source(uri: str, live: bool | None = None) -> Source:  # noqa: PLR0911 (one a kind)
@@ -72,9 +82,14 @@ def open_source(uri: str, live: bool | None = None) -> Source:  # noqa: PLR0911 
     return VideoSource(found, bool(live))
 
 
+def is_camera(uri: str) -> bool:
+    """Tell whether ``uri`` names a camera, which may go away and come back."""
+    return _scheme(uri) in (*NETWORK, *CAMERAS, *DEVICES)
+
+
 def is_live(uri: str, live: bool | None = None) -> bool:
     """Tell whether frames of ``uri`` come at their own rate: cameras always, scenes unless told, files if told."""
-    if _scheme(uri) in (*NETWORK, *CAMERAS, *DEVICES):
+    if is_camera(uri):
         return True
     return bool(live) if live is not None else _scheme(uri) == "scene"
 
@@ -122,8 +137,8 @@ def check_source(uri: str) -> None:
 
 def masked(uri: str) -> str:
     """Return ``uri`` without its secrets, fit for a log: passwords become ``***``."""
-    # The last @ ends the password: people do not escape one inside it.
-    return _SECRETS.sub(r"\1***", re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", uri))
+    password = _PASSWORD if "://" in uri else _MISTYPED
+    return _SECRETS.sub(rf"\1{HIDDEN}", password.sub(rf"\1{HIDDEN}@", uri))
 
 
 def _scheme(uri: str) -> str:
@@ -136,7 +151,8 @@ def _find(uri: str) -> Path | SceneConfig:
     scheme, _, rest = uri.partition(":")
     if scheme == "scene":
         return _scene_config(uri, rest)
-    shown = masked(uri)[:200] if uri.isprintable() and uri else repr(uri)[:200]  # one line, whatever it is
+    shown = masked(uri)
+    shown = shown[:200] if uri.isprintable() and uri else repr(shown)[:200]  # one line, whatever it is
     path = Path(uri)
     try:
         there = path.exists()

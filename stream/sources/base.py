@@ -20,6 +20,10 @@ class SourceError(StreamError):
     """A source that cannot be opened or read; the message names it and says what would be right."""
 
 
+class SourceAway(SourceError):  # noqa: N818 (what it is)
+    """A camera that was open and is not there any more; it may come back."""
+
+
 class EndOfSource(Exception):  # noqa: N818 (an ending, not an error)
     """The source has given its last frame."""
 
@@ -123,3 +127,16 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the device or file."""
+
+
+def missing(number: int, last: int | None, numbers: int) -> int:
+    """Return how many frames are missing between two, by their numbers.
+
+    Args:
+        number: of a frame.
+        last: of the one before it; None of the first.
+        numbers: how many there are before they begin again. A step of none, or of half of them and more, is of a
+            camera that does not count, or that began anew: it tells nothing.
+    """
+    step = 1 if last is None else (number - last) % numbers
+    return step - 1 if 0 < step < numbers / 2 else 0

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from stream.sources import MAX_SIDE
-from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.base import EndOfSource, Pixels, Source, SourceAway, SourceError, SourceFrame, SourceInfo, missing
 
 SCHEMES = ("gige", "u3v")
 FIELDS = ("exposure_us", "fps", "pixel_format")
@@ -29,7 +29,7 @@ LIBRARY = "libaravis-0.8.so.0"
 BUFFERS = 6
 """Frames that Aravis may fill ahead of us: one filling, one lent to the reader, the others for a stall."""
 SILENCE_S = 5.0
-"""A camera that gives no whole frame for this long has failed."""
+"""A camera that gives no whole frame for this long counts as away."""
 CLOSE_S = 0.5
 """How long ``close`` waits for a camera to confirm that it stopped."""
 
@@ -149,7 +149,7 @@ class GigeSource(Source):
             buffer = library.arv_stream_timeout_pop_buffer(self._stream, wait_us)
             if buffer is None:
                 if time.monotonic() - self._heard_s > SILENCE_S:
-                    raise SourceError(f"{self._uri}: no whole frame for {SILENCE_S:g} s; is the camera still there?")
+                    raise SourceAway(f"{self._uri}: no whole frame for {SILENCE_S:g} s; is the camera still there?")
                 return None
             waiting = [buffer]
             while (buffer := library.arv_stream_try_pop_buffer(self._stream)) is not None:
@@ -234,11 +234,11 @@ class GigeSource(Source):
         self._heard_s = time.monotonic()
         library = _library()
         number = library.arv_buffer_get_frame_id(buffer)
-        step = 1 if self._last_id is None else number - self._last_id
+        lost = missing(number, self._last_id, _IDS)
         self._last_id = number
         captured_ns = self._arrivals.get(buffer) or time.monotonic_ns()
         camera_ns = library.arv_buffer_get_timestamp(buffer)
-        return SourceFrame(_pixels(buffer, self._uri), captured_ns, camera_ns, max(step + _IDS * (step < 0) - 1, 0))
+        return SourceFrame(_pixels(buffer, self._uri), captured_ns, camera_ns, lost)
 
     def _shut(self) -> None:
         library = _library()

@@ -21,6 +21,7 @@ from av.container import InputContainer
 
 from stream.sources import MAX_SIDE, masked
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.lasting import BACKOFF_S, STEADY_S
 from stream.sources.srt import SrtReader, check_srt
 from stream.sources.video import MAX_GAP_NS, luma
 
@@ -30,8 +31,6 @@ FIRST_FRAME_S = 10.0
 """How long it may take from there to its first frame; some give a key frame no sooner."""
 SILENCE_S = 3.0
 """A camera that gives no frame for this long counts as away."""
-BACKOFF_S = (0.25, 8.0)
-"""The pause before the first try to reach it again, doubled after each, and the longest one."""
 CLOSE_S = 0.5
 """How long ``close`` waits for the reader; one that a silent peer holds up ends by itself at its time-out."""
 
@@ -167,6 +166,7 @@ class NetworkSource(Source):
         check_url(url)
         self._url = url
         self._closed = threading.Event()
+        self._pause_s = BACKOFF_S[0]
         self._mailbox = _Mailbox()
         container = _connect(url)
         try:
@@ -214,13 +214,15 @@ class NetworkSource(Source):
         shown, away_ns = masked(self._url), 0
         try:
             while container:
-                why = "the stream ended"
+                why, began = "the stream ended", time.monotonic()
                 try:
                     for decoded in frames:
                         if self._closed.is_set():
                             return
                         self._mailbox.put(self._welcome(decoded, last, away_ns) if away_ns else decoded)
                         last, away_ns = decoded, 0
+                        if time.monotonic() - began >= STEADY_S:
+                            self._pause_s = BACKOFF_S[0]
                 except (av.FFmpegError, OSError) as error:
                     why = _reason(error)
                 finally:
@@ -245,13 +247,16 @@ class NetworkSource(Source):
         return replace(decoded, lost=max(missing, 0))
 
     def _reconnect(self) -> InputContainer | None:
-        """Return the camera's next connection, None if the source was closed meanwhile."""
-        pause = BACKOFF_S[0]
+        """Return the camera's next connection, None if the source was closed meanwhile.
+
+        A pause is longer than the one before also where that led to a connection: some cameras give a few frames,
+        or none, and hang up.
+        """
         # Jitter, so that a switch that comes back does not meet all its cameras' readers at once.
-        while not self._closed.wait(pause * random.uniform(0.5, 1.5)):
+        while not self._closed.wait(self._pause_s * random.uniform(0.5, 1.5)):
+            self._pause_s = min(2 * self._pause_s, BACKOFF_S[1])
             with suppress(SourceError):
                 return _connect(self._url)
-            pause = min(2 * pause, BACKOFF_S[1])
         return None
 
 
@@ -261,8 +266,10 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise SourceError(f"{shown!r}: not a URL ({error})") from None
+    except ValueError:  # its text quotes what may be a part of the password
+        raise SourceError(
+            f"{shown!r}: not a URL; rtsp://user:password@host:554/path is one, and a / in a password is written %2F"
+        ) from None
     if parts.scheme not in SCHEMES or not url.isprintable() or not parts.netloc:
         raise SourceError(f"{shown!r}: not a URL; rtsp://host/path is one")
     if parts.scheme in ("udp", "rtp", "srt"):
@@ -348,7 +355,9 @@ def _frames(container: InputContainer, pace: _Pace) -> Iterator[_Decoded]:
         try:
             frames = stream.decode(packet)
         except av.InvalidDataError:
-            continue  # its picture is missing from the times of presentation
+            frames = []
+        if not frames and not timed:  # one packet is one picture there; else the times of presentation tell
+            damaged += 1
         for frame in frames:
             last_ns, patience_s = now_ns, SILENCE_S
             if max(frame.width, frame.height) > MAX_SIDE:

@@ -22,14 +22,14 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from stream.sources import MAX_SIDE
-from stream.sources.base import EndOfSource, Pixels, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.base import EndOfSource, Pixels, Source, SourceAway, SourceError, SourceFrame, SourceInfo, missing
 
 SCHEME = "v4l2"
 FIELDS = ("width", "height", "fps", "pixel_format")
 BUFFERS = 6
 """Frames that the driver may fill ahead of us: one filling, one lent to the reader, the others for a stall."""
 SILENCE_S = 5.0
-"""A camera that gives no whole frame for this long has failed."""
+"""A camera that gives no whole frame for this long counts as away."""
 
 _FORMATS = {
     "Y16": (b"Y16 ", 16),
@@ -218,7 +218,7 @@ class V4l2Source(Source):
                 self._lent = whole[-1]
                 return self._frame(whole[-1], now_ns)
             if time.monotonic() - self._heard_s >= SILENCE_S:
-                raise SourceError(f"{self._uri}: no whole frame for {SILENCE_S:g} s; is the camera still there?")
+                raise SourceAway(f"{self._uri}: no whole frame for {SILENCE_S:g} s; is the camera still there?")
             if time.monotonic() >= deadline:
                 return None
 
@@ -235,7 +235,7 @@ class V4l2Source(Source):
         try:
             fcntl.ioctl(self._fd, request, argument)
         except OSError as error:
-            raise SourceError(f"{self._uri}: {trouble} ({(error.strerror or '').lower()})") from None
+            raise SourceAway(f"{self._uri}: {trouble} ({(error.strerror or '').lower()})") from None
 
     def _check_kind(self) -> None:
         found = Capability()
@@ -300,7 +300,7 @@ class V4l2Source(Source):
         except BlockingIOError:
             return None
         except OSError as error:
-            raise SourceError(f"{self._uri}: gives no more frames ({(error.strerror or '').lower()})") from None
+            raise SourceAway(f"{self._uri}: gives no more frames ({(error.strerror or '').lower()})") from None
         return buffer
 
     def _give_back(self, buffer: Buffer) -> None:
@@ -309,7 +309,7 @@ class V4l2Source(Source):
 
     def _frame(self, buffer: Buffer, now_ns: int) -> SourceFrame:
         self._heard_s = time.monotonic()
-        lost = 0 if self._last is None else (buffer.sequence - self._last - 1) & 0xFFFFFFFF
+        lost = missing(buffer.sequence, self._last, 1 << 32)
         self._last = buffer.sequence
         camera_ns = buffer.seconds * 1_000_000_000 + buffer.microseconds * 1000
         exact = buffer.flags & _CLOCK == _MONOTONIC and buffer.flags & _MOMENT == _END_OF_FRAME

@@ -28,8 +28,9 @@ from stream.frame import (
 )
 from stream.publish import monotonic_to_utc_ns
 from stream.ring import MAX_PIXELS, FrameRing
-from stream.sources import open_source
+from stream.sources import is_camera, open_source
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
+from stream.sources.lasting import LastingSource
 from stream.window import FULL_8_BIT, WindowFollower
 
 LOST = "lost by the camera"
@@ -229,7 +230,26 @@ def _check_size(config: StreamConfig, width: int, height: int) -> None:
         raise SourceError(f"{config.name}: frames of {width}x{height}; {MAX_PIXELS} pixels (4096x4096) are the most")
 
 
-def main(stream: int, config: StreamConfig, ring: FrameRing, frames: Port, returns: Port, reports: Port) -> None:
+def _open(config: StreamConfig, ring: FrameRing, before: Hello | None) -> Source:
+    """Open a stream's source; a camera that has given frames in this run need not be there."""
+    if not is_camera(config.source):
+        return open_source(config.source, config.live)
+    if before and ring.ledger["next_seq"][0]:
+        info = SourceInfo(before.width, before.height, before.bits, before.fps, before.live)
+        return LastingSource(config.source, None, info)
+    source = open_source(config.source, config.live)
+    return LastingSource(config.source, source, source.info)
+
+
+def main(
+    stream: int,
+    config: StreamConfig,
+    ring: FrameRing,
+    frames: Port,
+    returns: Port,
+    before: Hello | None,
+    reports: Port,
+) -> None:
     """Open a source, say hello, wait for the go, and capture until the end.
 
     Args:
@@ -238,9 +258,10 @@ def main(stream: int, config: StreamConfig, ring: FrameRing, frames: Port, retur
         ring: where its frames go.
         frames: descriptors to the infer worker.
         returns: released slots, the go and the stop; see ``_Capture.listen``.
+        before: what the worker said of its source whose place this one takes; None of the first.
         reports: to the supervisor.
     """
-    source = open_source(config.source, config.live)
+    source = _open(config, ring, before)
     info = source.info
     _check_size(config, info.width, info.height)
     hello = Hello(stream, info.width, info.height, info.bits, info.fps, info.live)

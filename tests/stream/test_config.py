@@ -103,8 +103,27 @@ def test_a_stream_is_never_named_after_a_password() -> None:
     sources = ["rtsp://user:secret@host", "rtsp://user:se/cret@host:554/live", "rtsp://host/live?password=secret"]
     named = streams_of(sources, live=None)
     assert [stream["name"] for stream in named] == ["host", "live", "live_2"]
+    # Of a path that is made of fields, and so of the password, the host is left.
+    sources = ["rtsp://10.1.1.1/user=a_password=secret_channel=1.sdp", "rtsp://user:p?secret@host/1", "a:secret@host"]
+    named = streams_of(sources, live=None)
+    assert [stream["name"] for stream in named] == ["10.1.1.1", "1", "host"]
+
+
+def test_an_at_sign_in_a_files_name_is_a_part_of_it() -> None:
+    (named,) = streams_of(["clips/a@b.mp4"], live=None)
+    assert named["name"] == "a_b"
+
+
+def test_what_is_wrong_is_quoted_without_its_password(tmp_path: Path) -> None:
+    for given in ("rtsp://a:secret@host/a/long/path", "[rtsp://a:secret@host/a/long/path]"):
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(tmp_path, f"streams:\n  - {{name: {given}, source: x}}"))
+        assert "a:***" in str(caught.value)
+        assert "a:s" not in str(caught.value)
 
 
 def test_cameras_whose_url_has_no_path_are_named_after_host_and_port() -> None:
-    named = streams_of(["srt://10.0.0.2:5000?mode=caller", "srt://10.0.0.2:5001", "udp://@:5000"], live=None)
-    assert [stream["name"] for stream in named] == ["10.0.0.2_5000", "10.0.0.2_5001", "5000"]
+    named = streams_of(
+        ["srt://10.0.0.2:5000?mode=caller", "srt://10.0.0.2:5001", "udp://@:5000", "gige:10.0.0.2"], live=None
+    )
+    assert [stream["name"] for stream in named] == ["10.0.0.2_5000", "10.0.0.2_5001", "5000", "gige_10.0.0.2"]

@@ -142,7 +142,9 @@ def test_no_step_from_the_file_to_the_engine_takes_a_bit_away(
     _, to_reports = multiprocessing.Pipe(duplex=False)
     send(to_returns, Go())
     config = StreamConfig(name="deep", source=str(source))
-    worker = threading.Thread(target=capture.main, args=(0, config, ring, to_frames, returns, to_reports), daemon=True)
+    worker = threading.Thread(
+        target=capture.main, args=(0, config, ring, to_frames, returns, None, to_reports), daemon=True
+    )
     worker.start()
     refs = []
     while frames.poll(10) and not isinstance(message := receive(frames), End):

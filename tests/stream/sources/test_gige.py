@@ -1,16 +1,22 @@
+import fcntl
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stream.sources import check_source, gige, open_source
-from stream.sources.base import EndOfSource, SourceError
+from stream.sources.base import EndOfSource, SourceError, missing
+from stream.sources.lasting import LastingSource
 from tests.stream.sources.live import next_frame, opened, wait_for
 
+LOCK = Path(tempfile.gettempdir()) / "irstream-fake-gige-camera.lock"
 FAKE = "arv-fake-gv-camera-0.8"
 NEEDS = "on Debian: apt-get install libaravis-0.8-0 aravis-tools"
 ADDRESS = "127.0.0.1"
@@ -35,17 +41,35 @@ def _is_there():
 
 @contextmanager
 def camera(*options):
-    """Aravis's fake GigE camera on loopback, 512x512 at 25 frames a second; its frames count from 65400."""
+    """Aravis's fake GigE camera on loopback, 512x512 at 25 frames a second; its frames count from 65400.
+
+    A machine has room for one, whose port is fixed: another run of the tests waits for its end.
+    """
     if not shutil.which(FAKE):
         pytest.skip(f"no {FAKE}; {NEEDS}")
+    with LOCK.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from _started(options)
+
+
+def _started(options):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((ADDRESS, gige._GVCP_PORT))  # or what answers would be another one
     process = subprocess.Popen([FAKE, "-i", ADDRESS, *options], stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: _is_there() or process.poll() is not None)
-        assert process.poll() is None, "the fake camera did not start; is another one running?"
+        assert process.poll() is None, "the fake camera did not start"
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+def test_another_run_of_the_tests_waits_for_the_cameras_end():
+    with LOCK.open("a") as other:
+        with camera(), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX)
 
 
 @pytest.mark.parametrize(("form", "dtype"), [("Mono8", np.uint8), ("Mono16", np.uint16)])
@@ -90,6 +114,26 @@ def test_frame_numbers_begin_again_without_a_loss():
         assert frames + lost == source._last_id + 65535 - before
 
 
+@pytest.mark.parametrize(
+    ("last", "number", "lost"),
+    [
+        # The next one, one that is missing, and the same over the end of the numbers.
+        (7, 8, 0),
+        (7, 9, 1),
+        (65535, 1, 0),
+        (65534, 2, 2),
+        # A camera that counts nothing, and one that began anew, or counts in 64 bits and did.
+        (0, 0, 0),
+        (500, 1, 0),
+        (500, 0, 0),
+        # Numbers of 64 bits.
+        (70_000, 70_002, 1),
+    ],
+)
+def test_what_frame_numbers_say_is_missing(last, number, lost):
+    assert missing(number, last, gige._IDS) == lost
+
+
 def test_a_slow_reader_gets_a_fresh_frame_and_the_count_of_the_others():
     with camera(), opened(f"gige:{ADDRESS}") as source:
         before = next_frame(source).camera_ns
@@ -130,6 +174,26 @@ def test_a_camera_that_falls_silent_is_an_error_and_closing_it_takes_less_than_a
         assert time.monotonic() - started < 1
         with pytest.raises(EndOfSource):
             source.read(0.1)
+
+
+def test_a_camera_that_was_off_is_opened_again(monkeypatch, caplog):
+    monkeypatch.setattr(gige, "SILENCE_S", 1.0)
+    uri = f"gige:{ADDRESS}?fps=25"
+    with camera():
+        first = open_source(uri)
+        source = LastingSource(uri, first, first.info)
+        before = next_frame(source)
+    while frame := source.read(0.5):
+        before = frame
+    with camera():
+        frame = next_frame(source, 30)
+        assert frame.pixels.shape == (512, 512)
+        assert frame.lost == pytest.approx((frame.captured_ns - before.captured_ns) / (40 * MS) - 1, abs=2)
+        assert next_frame(source).lost < 25
+        source.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert "away (no whole frame for 1 s" in said[0]
+    assert "back after" in said[1]
 
 
 def test_a_camera_that_is_not_there_is_one_line():

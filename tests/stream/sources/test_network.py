@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import av
 import cv2
@@ -258,7 +259,9 @@ def test_mpegts_in_datagrams_goes_on_after_its_sender_came_back(scheme, form):
 
 
 class WebCamera(http.server.BaseHTTPRequestHandler):
-    """Motion-JPEG behind a password, a picture on its own, and a page."""
+    """Motion-JPEG: open, behind a password, with every fifth picture damaged, or a few pictures only; and a page."""
+
+    asked: ClassVar[list[float]] = []  # when for those few
 
     def do_GET(self):
         right = "Basic " + base64.b64encode(b"viewer:geheim").decode()
@@ -266,14 +269,18 @@ class WebCamera(http.server.BaseHTTPRequestHandler):
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="camera"')
             self.end_headers()
-        elif self.path in ("/guarded", "/open"):
+        elif self.path in ("/guarded", "/open", "/damaged", "/brief"):
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            for number in range(1000):
+            if self.path == "/brief":
+                self.asked.append(time.monotonic())
+            for number in range(6 if self.path == "/brief" else 1000):
                 gray = np.full((96, 128), 20, np.uint8)
                 gray[40:56, number % 100 : number % 100 + 16] = 230
                 jpeg = cv2.imencode(".jpg", gray)[1].tobytes()
+                if self.path == "/damaged" and number > 20 and number % 5 == 0:
+                    jpeg = jpeg[:2] + bytes(len(jpeg) - 2)
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 try:
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
@@ -307,6 +314,28 @@ def test_motion_jpeg_over_http_with_a_password(web):
         assert (source.info.width, source.info.height, source.info.bits, source.info.fps) == (128, 96, 8, None)
         frames = [next_frame(source) for _ in range(10)]
         assert all(frame.pixels.max() > 200 and frame.camera_ns is None for frame in frames)
+
+
+def test_a_camera_that_gives_a_few_frames_and_hangs_up_is_asked_ever_more_rarely(web, monkeypatch):
+    WebCamera.asked.clear()
+    with opened(f"http://127.0.0.1:{web}/brief") as source:
+        wait_for(lambda: source.read(0.05) and len(WebCamera.asked) >= 8, 20)
+        assert source._pause_s == network.BACKOFF_S[1]
+        # From one answer to the next question: as of a camera that refuses.
+        assert (np.diff(WebCamera.asked)[3:] >= 0.15 * 0.95 + 5 * 0.04).all()
+        # After frames for a while the pause is the first one again.
+        monkeypatch.setattr(network, "STEADY_S", 0.0)
+        wait_for(lambda: source.read(0.05) and source._pause_s == network.BACKOFF_S[0], 20)
+
+
+def test_damaged_pictures_of_motion_jpeg_are_counted(web):
+    with opened(f"http://127.0.0.1:{web}/damaged") as source:
+        frames = [next_frame(source) for _ in range(50)]
+        # Where the square is tells a picture's number, modulo 100.
+        numbers = [int(np.argmax(frame.pixels[48] > 128)) for frame in frames]
+        steps = np.diff(numbers) % 100
+        assert [frame.lost for frame in frames[1:]] == list(steps - 1)
+        assert max(steps) > 1
 
 
 @pytest.mark.parametrize(

@@ -107,18 +107,56 @@ def test_checking_finds_bad_files_without_decoding(tmp_path, make, says):
         ("rtsp://user:p@ss/w:rd@host/1", "rtsp://user:***@host/1"),
         # in a path as some cameras take it,
         ("rtsp://host/user=a&password=geheim&channel=1", "rtsp://host/user=a&password=***&channel=1"),
-        # and that of SRT.
+        ("rtsp://host/user=a_password=geheim_channel=1.sdp", "rtsp://host/user=a_password=***"),
+        # behind a user's name that is an address of mail, or has a slash,
+        ("rtsp://me@example.com:geheim@host/1", "rtsp://me@example.com:***@host/1"),
+        ("rtsp://ad/min:geheim@host/1", "rtsp://ad/min:***@host/1"),
+        # in two lines,
+        ("rtsp://user:ge\nheim@host/1", "rtsp://user:***@host/1"),
+        # in an address within another's query,
+        ("http://10.0.0.2:80/x?from=rtsp://user:geheim@host", "http://10.0.0.2:80/x?from=rtsp://user:***@host"),
+        # and behind a scheme that was mistyped or forgotten.
+        ("rtsp:/user:geheim@host/1", "rtsp:/user:***@host/1"),
+        ("rtsp:///user:geheim@host/1", "rtsp:///user:***@host/1"),
+        ("rtsp//user:geheim@host/1", "rtsp//user:***@host/1"),
+        ("rtsp/user:geheim@host/1", "rtsp/user:***@host/1"),
+        ("rtsp;//me@example.com:geheim@host/1", "rtsp;//me@example.com:***@host/1"),
+        ("//user:geheim@host/1", "//user:***@host/1"),
+        ("user:geheim@host/1", "user:***@host/1"),
+        # What SRT asks for: MediaMTX takes user and password as a stream's id.
         ("srt://host:9000?passphrase=geheim", "srt://host:9000?passphrase=***"),
+        ("srt://host:9000?streamid=read:x:user:geheim&latency=9", "srt://host:9000?streamid=***&latency=9"),
+        # Other names for it.
+        ("rtsp://host/a?pw=geheim&auth=geheim&channel=1", "rtsp://host/a?pw=***&auth=***&channel=1"),
         # Nothing else is touched.
         ("http://host:8080/a", "http://host:8080/a"),
         ("rtsp://user@host/1", "rtsp://user@host/1"),
+        ("rtsp://10.0.0.2:554/live@1", "rtsp://10.0.0.2:554/live@1"),
+        ("rtsp://[fe80::1]:554/live@1", "rtsp://[fe80::1]:554/live@1"),
+        ("clips/a@b.mp4", "clips/a@b.mp4"),
+        ("clips/10:30@b.mp4", "clips/10:30@b.mp4"),
+        ("/data/10:30@b.mp4", "/data/10:30@b.mp4"),
+        ("recording:kept/10:30@b", "recording:kept/10:30@b"),
     ],
 )
 def test_secrets_are_masked(uri, right):
     assert masked(uri) == right
 
 
-def test_an_error_does_not_tell_a_password():
+@pytest.mark.parametrize(
+    "uri",
+    [
+        # Nobody answers.
+        "rtsp://user:geheim@127.0.0.1:1/1",
+        # The address ends at the slash, and what is before it passes for a port.
+        "rtsp://user:geheim/1@127.0.0.1:1/1",
+        # No kind of source.
+        "user:geheim@127.0.0.1/1",
+        "user:geheim\n@127.0.0.1/1",
+        "rstp//user:geheim@127.0.0.1/1",
+    ],
+)
+def test_an_error_does_not_tell_a_password(uri):
     with pytest.raises(SourceError) as caught:
-        open_source("rtsp://user:geheim@127.0.0.1:1/1")
+        open_source(uri)
     assert "geheim" not in str(caught.value)

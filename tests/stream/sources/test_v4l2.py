@@ -10,9 +10,11 @@ from collections import deque
 import numpy as np
 import pytest
 
-from stream.sources import check_source, open_source, v4l2
+from stream.sources import check_source, lasting, open_source, v4l2
 from stream.sources.base import EndOfSource, SourceError
+from stream.sources.lasting import LastingSource
 from stream.sources.v4l2 import V4l2Source
+from tests.stream.sources.live import wait_for
 
 RNG = np.random.default_rng(0)
 MONOTONIC_AT_THE_END, MONOTONIC_AT_THE_START, DAMAGED = 0x2000, 0x12000, 0x40
@@ -222,6 +224,26 @@ def test_frame_numbers_begin_again_without_a_loss(plug):
     assert source.read(1.0).lost == 0
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        # Of a driver that does not count,
+        (0, 0, 0),
+        # that says a number twice,
+        (7, 8, 8, 9),
+        # and that begins again.
+        (500, 501, 0, 1),
+    ],
+)
+def test_frame_numbers_that_tell_nothing_are_no_loss(plug, numbers):
+    driver = Driver()
+    source = V4l2Source(plug(driver))
+    for number in numbers:
+        driver.number = number
+        driver.fill(picture())
+        assert source.read(1.0).lost == 0
+
+
 def test_a_camera_that_is_pulled_out_or_falls_silent_is_an_error(plug, monkeypatch):
     driver = Driver()
     source = V4l2Source(plug(driver))
@@ -232,6 +254,27 @@ def test_a_camera_that_is_pulled_out_or_falls_silent_is_an_error(plug, monkeypat
     driver.fault = OSError(19, "No such device")
     with pytest.raises(SourceError, match=r"gives no more frames \(no such device\)"):
         source.read(1.0)
+
+
+def test_a_camera_that_is_plugged_in_again_is_opened_again(plug, monkeypatch):
+    monkeypatch.setattr(lasting, "BACKOFF_S", (0.02, 0.1))
+    driver = Driver()
+    uri = plug(driver)
+    first = V4l2Source(uri)
+    source = LastingSource(uri, first, first.info)
+    driver.fill(picture())
+    source.read(1.0)
+    driver.fill(picture())
+    driver.fault = OSError(19, "No such device")
+    assert [source.read(0.05) for _ in range(3)] == [None] * 3
+    driver.full.clear()
+    driver.free.clear()
+    driver.fault, driver.number, driver.streaming = None, 0, False
+    pixels = picture()
+    wait_for(lambda: source.read(0.01) or (driver.streaming and driver.fill(pixels)))
+    frame = wait_for(lambda: source.read(0.1))
+    np.testing.assert_array_equal(frame.pixels, pixels)
+    source.close()
 
 
 def test_a_closed_source_has_ended_and_its_last_frame_stays(plug):

@@ -51,7 +51,7 @@ class Bench:
         self.reports, reports = Pipe(duplex=False)
         monkeypatch.setattr(capture, "open_source", lambda uri, live: source)
         config = StreamConfig(name="c", source="counted")
-        self.thread = threading.Thread(target=capture.main, args=(3, config, self.ring, frames, returns, reports))
+        self.thread = threading.Thread(target=capture.main, args=(3, config, self.ring, frames, returns, None, reports))
         self.thread.start()
         assert isinstance(self.next(self.reports), Hello)
         assert isinstance(self.next(self.frames), Hello)
