@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from engine.asides import warn
 from stream import StreamError
 from stream.curve import AllowedClients, ServerCurve, allowed, check_exposure, read_pair
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 LIVE_QUEUE = 200  # messages a subscriber may lag behind before live ones are dropped for it
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
-HEARTBEAT_MS = 2_000
-DEAD_AFTER_MS = 10_000
+KEEPALIVE_S = (30, 10, 6)  # TCP's: of silence before it asks, between questions, and questions without an answer
+SLOW_MS = 10_000  # that a message waits for a subscriber before it is said
 TRACKS = "tracks/"
-LINGER_MS = 10_000  # at the end, for subscribers to take what is left
+LINGER_MS = 10_000  # at the end of a live run, for subscribers to take what is left; else, as long as they take
 NEWS_AT_ONCE = 64  # of subscribers, that a message waits for
 MOST_TOPICS = 1024  # that are known to be wanted; of more, what is made on demand is not made
 NEWS_BYTES = 1024  # all that a subscriber may say: the topic it wants or no longer wants
@@ -40,7 +41,8 @@ class Publisher:
     Args:
         endpoint: where to bind, as ``tcp://HOST:PORT`` or ``ipc://PATH``.
         lossless: make a slow subscriber slow the pipeline down (right for files) instead of
-            missing messages (right for live streams). One that is dead is let go.
+            missing messages (right for live streams). It is waited for as long as its host answers, at the
+            end as well; the first time that takes long, a line says so.
         curve: the keys of those that may listen; None lets anyone.
         insecure: allow an endpoint that other machines can reach without ``curve``.
 
@@ -63,9 +65,13 @@ class Publisher:
         self._socket.setsockopt(zmq.SNDHWM, LIVE_QUEUE)
         self._socket.setsockopt(zmq.SNDBUF, BUFFER_BYTES)
         self._socket.setsockopt(zmq.MAXMSGSIZE, NEWS_BYTES)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_AFTER_MS)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        # Not ZeroMQ's heartbeats: they wait in the same queue, and would have us hang up on whoever reads slowly.
+        options = (zmq.TCP_KEEPALIVE_IDLE, zmq.TCP_KEEPALIVE_INTVL, zmq.TCP_KEEPALIVE_CNT)
+        for option, value in ((zmq.TCP_KEEPALIVE, 1), *zip(options, KEEPALIVE_S, strict=True)):
+            self._socket.setsockopt(option, value)
+        self._socket.setsockopt(zmq.SNDTIMEO, SLOW_MS)
+        self._socket.setsockopt(zmq.LINGER, -1 if lossless else LINGER_MS)
+        self.endpoint, self._said_slow = endpoint, False
         self._subscribed: Counter[str] = Counter()  # by prefix of a topic
         self._gate: ThreadAuthenticator | None = None
         try:
@@ -83,7 +89,15 @@ class Publisher:
     def send(self, topic: str, payload: bytes) -> None:
         """Publish a message."""
         self._listen()
-        self._socket.send_multipart((topic.encode(), payload), copy=False)
+        while True:
+            try:
+                self._socket.send_multipart((topic.encode(), payload), copy=False)
+            except zmq.Again:  # of one that is lossless
+                if not self._said_slow:
+                    self._said_slow = True
+                    warn(f"{self.endpoint}: a subscriber reads slowly or not at all; the run waits for it")
+            else:
+                return
 
     def wants(self, topic: str) -> bool:
         """Tell whether someone subscribes to a topic, so that what nobody wants need not be made."""

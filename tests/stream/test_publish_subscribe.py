@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from stream import StreamError
-from stream.client import subscribe
+from stream.client import set_up, subscribe
 from stream.messages import StatusMessage, TracksMessage, encode
 from stream.publish import MOST_TOPICS, NEWS_AT_ONCE, Publisher
 from stream.subscribe import describe
@@ -53,6 +53,46 @@ def test_nothing_is_missed_once_the_publisher_has_waited_for_its_subscriber(endp
     publisher.close()
     listener.join(timeout=10)
     assert got == list(range(1000))
+
+
+def test_a_subscriber_that_does_not_read_for_long_is_waited_for_and_gets_all(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what drops nothing: while messages are sent, and at the end. Nobody hangs up on it within 13 seconds."""
+    monkeypatch.setattr("stream.publish.LINGER_MS", 100)
+    context = zmq.Context()
+    slow = context.socket(zmq.SUB)
+    set_up(slow, None)
+    news = slow.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    slow.connect(endpoint)
+    slow.subscribe("tracks/")
+    publisher = Publisher(endpoint, lossless=True)
+
+    def send() -> None:
+        publisher.wait_for(1)
+        for number in range(1000):
+            publisher.send("tracks/sky", number.to_bytes(2) * 5_000)
+        sent.set()
+        publisher.close()
+
+    sent = threading.Event()
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert not news.poll(13_000)
+    assert not sent.is_set()
+    got: list[int] = []
+    while not sent.wait(0.002):  # slower than what is sent, so that all queues stay full
+        got.append(int.from_bytes(slow.recv_multipart()[1][:2]))
+    assert not news.poll(1_000)
+    assert sender.is_alive()
+    while slow.poll(10_000 if len(got) < 1000 else 0):
+        got.append(int.from_bytes(slow.recv_multipart()[1][:2]))
+    sender.join(timeout=10)
+    assert got == list(range(1000))
+    slow.disable_monitor()
+    news.close(linger=0)
+    slow.close(linger=0)
+    context.term()
 
 
 def test_a_stream_whose_name_begins_another_gets_its_own_messages_alone(endpoint: str, publisher: Publisher) -> None:
