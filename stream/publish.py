@@ -25,7 +25,7 @@ TRACKS = "tracks/"
 LINGER_MS = 10_000  # at the end of a live run, for subscribers to take what is left; else, as long as they take
 NEWS_AT_ONCE = 64  # of subscribers, that a message waits for
 NEWS_BYTES = 128  # all that a subscriber may say: the topic it wants or no longer wants
-NEWS_BYTES_CURVE = 1024  # the same with keys, whose handshake has messages of 300
+NEWS_BYTES_CURVE = 512  # the same with keys, whose handshake has messages of 300
 MOST_TOPICS = 4096  # ever asked for: ZeroMQ keeps some 5 kB for each; beyond, all subscribers have to come again
 BIND_S = 5.0  # how long the port of a socket that was just closed may take to become free
 
@@ -81,8 +81,8 @@ class Publisher:
         publisher.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
         publisher.setsockopt(zmq.SNDHWM, LIVE_QUEUE)
         publisher.setsockopt(zmq.SNDBUF, BUFFER_BYTES)
-        # One piece of news at a time: ZeroMQ takes in all that is there before it sends, and keeps it without a bound.
-        publisher.setsockopt(zmq.RCVHWM, 1)
+        # News one by one, nearly (handshakes with keys stall at 1): ZeroMQ takes in all that is there before it sends, and keeps it without a bound.
+        publisher.setsockopt(zmq.RCVHWM, 2)
         publisher.setsockopt(zmq.MAXMSGSIZE, NEWS_BYTES_CURVE if self._pair else NEWS_BYTES)
         # Not ZeroMQ's heartbeats: they wait in the same queue, and would have us hang up on whoever reads slowly.
         options = (zmq.TCP_KEEPALIVE_IDLE, zmq.TCP_KEEPALIVE_INTVL, zmq.TCP_KEEPALIVE_CNT)
