@@ -81,7 +81,8 @@ class Publisher:
         publisher.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
         publisher.setsockopt(zmq.SNDHWM, LIVE_QUEUE)
         publisher.setsockopt(zmq.SNDBUF, BUFFER_BYTES)
-        # News one by one, nearly (handshakes with keys stall at 1): ZeroMQ takes in all that is there before it sends, and keeps it without a bound.
+        # Two pieces of news at a time (with 1, handshakes with keys stall): ZeroMQ takes in all that is there before it
+        # sends, and keeps it without a bound.
         publisher.setsockopt(zmq.RCVHWM, 2)
         publisher.setsockopt(zmq.MAXMSGSIZE, NEWS_BYTES_CURVE if self._pair else NEWS_BYTES)
         # Not ZeroMQ's heartbeats: they wait in the same queue, and would have us hang up on whoever reads slowly.
