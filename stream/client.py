@@ -13,7 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from stream import StreamError
 from stream.curve import ClientKeys, read_client_keys
-from stream.messages import MAX_MESSAGE_BYTES, TracksMessage, WireMessage, decode
+from stream.messages import MAX_MESSAGE_BYTES, StatusMessage, TracksMessage, WireMessage, decode
 
 BUFFER_BYTES = 64 * 1024  # small: the kernel's default would hold thousands of stale messages
 QUEUE = 200  # messages; with their largest size, a bound on what a publisher can make us hold
@@ -56,7 +56,8 @@ class Subscription(Iterator[WireMessage]):
 
     Attributes:
         missed: frames whose message was published and did not come, by stream: numbers that were
-            skipped and that no message that came counts as dropped. Counted from ``tracks`` messages.
+            skipped and that no message that came counts as dropped, and of a stream that has ended
+            those after the last that came. Counted from ``tracks`` messages.
 
     Raises:
         StreamError: if the endpoint or a key cannot be used; while iterating, if the publisher turns
@@ -76,7 +77,8 @@ class Subscription(Iterator[WireMessage]):
         keys = read_client_keys(server_key, key)
         self.endpoint, self.missed = endpoint, Counter[str]()
         self._stream, self._timeout, self._keys = stream, timeout, keys
-        self._last: dict[str, int] = {}
+        self._last: dict[str, TracksMessage] = {}
+        self._kinds = kinds
         self._failed: list[float] = []
         self._gone: float | None = None  # when the connection was lost, until ZeroMQ tries again
         self._closed = self._stopped = False
@@ -89,7 +91,7 @@ class Subscription(Iterator[WireMessage]):
         except zmq.ZMQError as error:
             self.close()
             raise StreamError(f"{endpoint}: {error.strerror}; tcp://HOST:PORT is expected") from None
-        for kind in kinds:
+        for kind in (*kinds, "status") if "tracks" in kinds else kinds:  # it says how many tracks there were
             self._socket.subscribe(f"{kind}/{stream}" if stream else f"{kind}/")
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -111,21 +113,24 @@ class Subscription(Iterator[WireMessage]):
             if len(parts) != 2:
                 raise ValueError(f"a message of {len(parts)} parts; a topic and a payload are expected")
             message = decode(parts[0].decode(errors="replace"), parts[1])
-            last = time.monotonic()
             if self._stream is None or message.stream == self._stream:  # a prefix may be another stream's name
                 self._count(message)
-                return message
+                if "status" in self._kinds or not isinstance(message, StatusMessage):
+                    return message
         self.close()
         raise StopIteration
 
     def _count(self, message: WireMessage) -> None:
         """Count what was skipped; a number that goes back is a pipeline that began again."""
-        if not isinstance(message, TracksMessage):
-            return
-        last = self._last.get(message.stream)
-        self._last[message.stream] = message.seq
-        if last is not None and message.seq > last:
-            self.missed[message.stream] += max(0, message.seq - last - 1 - sum(message.dropped.values()))
+        if isinstance(message, TracksMessage):
+            last = self._last.get(message.stream)
+            self._last[message.stream] = message
+            if last and message.seq > last.seq:
+                self.missed[message.stream] += max(0, message.seq - last.seq - 1 - sum(message.dropped.values()))
+        elif isinstance(message, StatusMessage) and message.health == "ended":
+            last = self._last.pop(message.stream, None)  # it may be said again
+            if last and last.published:
+                self.missed[message.stream] += max(0, message.frames - last.published)
 
     def _hear(self, event: int, value: int) -> None:
         """See how a handshake went.

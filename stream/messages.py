@@ -67,6 +67,7 @@ class TracksMessage(msgspec.Struct, kw_only=True):
         tracks: the tracks, tentative ones included.
         camera_ns: the source's own time of the frame, ns from where it began to count; None if it has none.
         camera_utc_ns: the camera's wall clock for it, ns since 1970 UTC; None if it tells none.
+        published: frames of the stream that were published so far, this one among them; 0 if that is not told.
     """
 
     schema: str = TRACKS_SCHEMA
@@ -82,6 +83,7 @@ class TracksMessage(msgspec.Struct, kw_only=True):
     tracks: list[WireTrack]
     camera_ns: int | None = None
     camera_utc_ns: int | None = None
+    published: int = 0
 
 
 class WireDetection(msgspec.Struct, kw_only=True):

@@ -37,7 +37,7 @@ from stream.latency import DeviceLatency
 from stream.messages import encode
 from stream.processes import LATE_S, MOST_RESTARTS, SPAN_S, STOPS, Worker, fork_server_awake, load_fork_server
 from stream.sources import check_source, masked
-from stream.system import WorkerSpec, for_again, process_table, wire
+from stream.system import WorkerSpec, drops_nothing, for_again, process_table, wire
 
 START_S = 120.0
 STOP_S = 15.0
@@ -75,6 +75,7 @@ class Supervisor:
             for stream, ring in zip(config.streams, self._wiring.rings, strict=True)
         ]
         table = process_table(config, self._wiring, thresholds)
+        self._lossless = drops_nothing(config)
         self._beats = Beats(len(table))
         self._workers = {spec.name: Worker(spec, number) for number, spec in enumerate(table)}
         self._captures = [self._workers[f"capture {stream.name}"] for stream in config.streams]
@@ -313,10 +314,19 @@ class Supervisor:
         """Let the workers finish for so long; end those that do not."""
         self._closing = True
         self._tell_captures(Stop())
-        send(self._wiring.outbox[1], Stop())
-        deadline = time.monotonic() + patience_s
-        while self._running() and self._signals < 2 and time.monotonic() < deadline:
+        try_send(self._wiring.outbox[1], Stop())  # a tracker that is stuck must not stop us
+        begun, patience = time.monotonic(), PATIENCE_S
+        while self._running() and self._signals < 2:
+            now = time.monotonic()
+            delivers = patience_s > 0 and self._delivers()
+            if now - begun > patience_s and not delivers:
+                break
+            if now - begun > patience and delivers:
+                patience = float("inf")
+                tell("all frames are published; subscribers are still taking the last messages, which Ctrl-C ends")
             self._hear(TICK_S)  # the recorder has more to say, and whoever fails now too
+            fair, self._looked = now - self._looked < TICK_S + LATE_S, now
+            self._workers["track"].look(self._beats, now, fair)
         for process in self._running():
             process.kill()
             process.join()
@@ -326,6 +336,11 @@ class Supervisor:
         self._beats.close()
         for ring in self._wiring.rings:
             ring.close()
+
+    def _delivers(self) -> bool:
+        """Tell whether the tracker of a run that drops nothing may still wait for subscribers, as long as they take."""
+        track = self._workers["track"]
+        return self._lossless and track.process is not None and not self._signals
 
     def _running(self) -> list[BaseProcess]:
         return [worker.process for worker in self._workers.values() if worker.process]

@@ -60,10 +60,14 @@ def wire(streams: int, record: bool = False) -> Wiring:
     )
 
 
+def drops_nothing(config: Config) -> bool:
+    """Tell whether all of a run's sources wait, so that a slow subscriber may slow the run down."""
+    return not any(is_live(stream.source, stream.live) for stream in config.streams)
+
+
 def process_table(config: Config, wiring: Wiring, thresholds: dict[int, float]) -> list[WorkerSpec]:
     """Return every process of a run: one a camera, one a device, one tracker, and a recorder if wanted."""
     names = tuple(stream.name for stream in config.streams)
-    lossless = not any(is_live(stream.source, stream.live) for stream in config.streams)
     to_capture = tuple(sender for _, sender in wiring.returns)
     captures = [
         WorkerSpec(
@@ -87,7 +91,9 @@ def process_table(config: Config, wiring: Wiring, thresholds: dict[int, float]) 
             "track",
             track.main,
             (
-                track.TrackWorkerConfig(names, thresholds, config.detect, config.track, config.publish, lossless),
+                track.TrackWorkerConfig(
+                    names, thresholds, config.detect, config.track, config.publish, drops_nothing(config)
+                ),
                 wiring.rings,
                 to_capture,
                 wiring.maps[0],

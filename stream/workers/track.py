@@ -176,6 +176,7 @@ class _TrackWorker:
             tracks=wire,
             camera_ns=frame.camera_ns,
             camera_utc_ns=frame.camera_utc_ns,
+            published=int(stream.ledger["published"][0]),
         )
         sent = [self.send(message)]
         if frame.truth is not None:

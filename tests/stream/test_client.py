@@ -16,10 +16,11 @@ from pathlib import Path
 import msgpack
 import pytest
 import zmq
+from msgspec.structs import replace
 
 from stream import StreamError
 from stream.client import subscribe
-from stream.messages import MAX_MESSAGE_BYTES, TracksMessage, decode, encode
+from stream.messages import MAX_MESSAGE_BYTES, StatusMessage, TracksMessage, WireMessage, decode, encode
 from stream.publish import Publisher
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,38 @@ def test_frames_that_were_skipped_without_a_word_are_counted_as_missed(endpoint:
         got = [next(messages) for _ in sent]
     assert got == sent
     assert dict(messages.missed) == {"sky": 3}
+
+
+def status(frames: int, health: str, stream: str = "sky") -> StatusMessage:
+    return StatusMessage(stream=stream, health=health, frames=frames, fps=0, dropped={}, latency_ms={}, tracks=0)
+
+
+@pytest.mark.parametrize(
+    ("published", "after", "missed"),
+    [
+        (7, [status(12, "ended")], {"sky": 5}),
+        (7, [status(12, "ended"), status(12, "ended")], {"sky": 5}),
+        (7, [status(7, "ended")], {"sky": 0}),
+        (7, [status(12, "ok")], {}),
+        (7, [status(12, "ended", stream="skyline")], {}),
+        (0, [status(12, "ended")], {}),
+    ],
+    ids=["lost", "said twice", "none lost", "not ended", "of another stream", "a pipeline that does not number them"],
+)
+def test_frames_after_the_last_that_came_are_missed_once_their_stream_has_ended(
+    endpoint: str, raw: zmq.Socket[bytes], published: int, after: list[WireMessage], missed: dict[str, int]
+) -> None:
+    """Status messages that nobody asked for are not given to anyone, and do not keep a timeout from coming."""
+    sent = [replace(tracks(8, stream=name), published=published) for name in ("sky", "last")]
+    with subscribe(endpoint, timeout=0.5) as messages:
+        for _ in ("tracks", "status"):
+            assert raw.poll(20_000)
+            raw.recv()
+        for message in (sent[0], *after, sent[1]):
+            topic, payload = encode(message)
+            raw.send_multipart([topic.encode(), payload])
+        assert list(messages) == sent
+    assert dict(messages.missed) == missed
 
 
 def test_it_connects_again_and_counts_what_it_missed(endpoint: str) -> None:

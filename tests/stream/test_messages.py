@@ -36,7 +36,7 @@ def test_another_library_reads_every_field_of_version_1() -> None:
     assert topic == "tracks/sky"
     assert set(content) == {
         "schema", "stream", "seq", "captured_utc_ns", "captured_ns", "published_ns", "width", "height", "dropped",
-        "stages", "tracks", "camera_ns", "camera_utc_ns",
+        "stages", "tracks", "camera_ns", "camera_utc_ns", "published",
     }  # fmt: skip
     assert content["schema"] == "irstream.tracks/1"
     assert content["tracks"] == [

@@ -14,7 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import zmq
+
 from stream.client import subscribe
+from stream.messages import StatusMessage, TracksMessage, decode
 from tests.pipeline import ROOT, Run, wait_until
 
 CAMERAS = [f"scene:?seed={n}&width=64&height=64&fps=150&targets=0&loop=4" for n in range(2)]
@@ -77,3 +81,40 @@ def test_a_subscriber_that_stops_reading_slows_nobody_and_knows_what_it_missed(t
     run.process.send_signal(signal.SIGINT)
     outcome = run.end()
     assert (outcome.code, outcome.left) == (0, []), outcome.err
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["reads-on", "Ctrl-C"])
+def test_a_file_run_waits_at_its_end_until_a_slow_subscriber_has_all(interrupted: bool, tmp_path: Path) -> None:
+    """It reads nothing until the run waits for it, then so much that all is published and not all of it is taken."""
+    scene = f"scene:?seed=1&width=64&height=64&targets=0&loop=4&frames={MORE_THAN_QUEUES}"
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        run = Run("--source", scene, "--file", "--engine", "null", "--wait-for", 2, says=file)
+    with (
+        subscribe(run.endpoint, timeout=60) as slow,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as healthy,
+    ):
+        healthy.linger = 0
+        healthy.connect(run.endpoint)
+        healthy.subscribe("")
+        assert healthy.poll(60_000)
+        published, got, most, last = 0, [], 0, None
+        while not (isinstance(last, StatusMessage) and last.health == "ended"):
+            if healthy.poll(0 if len(got) < most else 1_000):
+                last = decode(*(healthy.recv_string(), healthy.recv()))
+                published = last.published if isinstance(last, TracksMessage) else published
+            elif len(got) < most:
+                got.append(next(slow))
+            elif published > 400:  # what the queues hold
+                most = max(MORE_THAN_QUEUES - published, most) + 20  # a little more, until all is published
+        wait_until(lambda: "subscribers are still taking the last messages" in said.read_text(), 30, "the run's word")
+        if interrupted:
+            run.process.send_signal(signal.SIGINT)
+            run.process.wait(timeout=10)
+        else:
+            got += itertools.islice(slow, MORE_THAN_QUEUES - len(got))
+            assert [message.seq for message in got if isinstance(message, TracksMessage)] == [*range(MORE_THAN_QUEUES)]
+            assert slow.missed.total() == 0
+    outcome = run.end()
+    assert (outcome.code, outcome.left) == (0, []), said.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from engine.contract import EngineError, ModelError
 from stream import StreamError
 from stream.config import Config, StreamConfig
+from stream.frame import Publish, try_send
 from stream.supervisor import Supervisor
 from stream.system import process_table, wire
 
@@ -65,3 +67,13 @@ def test_a_model_for_16_bit_brings_its_own_threshold(tiny_model: Callable[..., P
     both = Supervisor(config(sky, model=str(one)), lambda _: None)
     found = [each._workers["track"].spec.arguments[0].thresholds for each in (alone, both)]
     assert found == [{8: 0.6, 16: 0.6}, {8: 0.6, 16: 0.8}]
+
+
+def test_a_tracker_that_takes_nothing_any_more_does_not_keep_a_run_from_ending() -> None:
+    supervisor = Supervisor(config(StreamConfig(name="a", source="scene:"), engine="null"), lambda _: None)
+    while try_send(supervisor._wiring.outbox[1], Publish("status/a", b"")):
+        pass
+    ending = threading.Thread(target=supervisor._end, args=(0.0,), daemon=True)
+    ending.start()
+    ending.join(timeout=20)
+    assert not ending.is_alive()
