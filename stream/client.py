@@ -75,6 +75,9 @@ class Subscription(Iterator[WireMessage]):
         key: str | Path | None = None,
     ) -> None:
         keys = read_client_keys(server_key, key)
+        port = endpoint.rpartition(":")[2] if endpoint.startswith("tcp://") else "1"
+        if port.isdigit() and not 0 < int(port) < 1 << 16:  # ZeroMQ would take it, and wait for ever
+            raise StreamError(f"{endpoint}: a port of 1 to 65535 is expected")
         self.endpoint, self.missed = endpoint, Counter[str]()
         self._stream, self._timeout, self._keys = stream, timeout, keys
         self._last: dict[str, TracksMessage] = {}

@@ -78,13 +78,16 @@ class Tally:
         self.messages, self.sum_ms, self.most_ms = self.messages + 1, self.sum_ms + age_ms, max(self.most_ms, age_ms)
 
 
-def _print_messages(messages: Subscription, tallies: dict[str, Tally], count: int | None, as_json: bool) -> None:
+def _print_messages(messages: Subscription, tallies: dict[str, Tally], count: int | None, as_json: bool) -> int:
+    """Print messages until there are no more or enough; return how many."""
+    number = 0
     for number, message in enumerate(messages, 1):
         if isinstance(message, TracksMessage):
             tallies.setdefault(message.stream, Tally()).add(message, time.time_ns())
         print(msgspec.json.encode(message).decode() if as_json else describe(message), flush=True)
         if number == count:
             break
+    return number
 
 
 def main(
@@ -102,29 +105,39 @@ def main(
     Waits for a pipeline that is not there yet, and for one that comes back.
     Ends with a line a stream on standard error: messages that came, that were
     missed, and their age. Exits with 0; with 2 if something given to it cannot
-    be used or the publisher does not let it in.
+    be used or the publisher does not let it in; with 1 if --timeout was over
+    before the first message.
     """
     kinds = tuple(kind or ["tracks"])
     try:
         if unknown := set(kinds) - set(KINDS):
             raise StreamError(f"--kind {unknown.pop()}: one of {', '.join(KINDS)} is expected")
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise StreamError(f"--timeout {timeout:g}: seconds, more than 0, are expected")
         with subscribe(endpoint, kinds, stream, timeout, server_key, key) as messages:
             tallies: dict[str, Tally] = {}
+            stopped = False
 
             def stop(number: int, _: object) -> None:
+                nonlocal stopped
+                stopped = True
                 messages.stop()
                 signal.signal(
                     number, signal.default_int_handler
                 )  # where printing is blocked, the second Ctrl-C ends it
 
-            signal.signal(signal.SIGINT, stop)  # what was counted is printed
+            for number in (signal.SIGINT, signal.SIGTERM):  # what was counted is printed
+                signal.signal(number, stop)
             try:
-                _print_messages(messages, tallies, count, json)
+                came = _print_messages(messages, tallies, count, json)
             finally:
                 for name, tally in tallies.items():
                     ages = f"age {tally.sum_ms / tally.messages:.1f} ms on average, {tally.most_ms:.1f} ms at most"
                     said = f"{name}: {tally.messages} messages, {messages.missed[name]} missed; {ages}"
                     print("".join(c if c.isprintable() else "?" for c in said), file=sys.stderr)
+        if not came and not stopped:
+            fail(f"{endpoint}: no message came in {timeout:g} s; is a pipeline publishing there?")
+            raise SystemExit(1)
     except (StreamError, ValueError) as error:  # a message of another version is a ValueError
         fail(str(error))
         raise SystemExit(2) from None

@@ -243,3 +243,20 @@ def test_who_asks_for_too_many_topics_costs_the_others_a_new_connection_alone(
             assert time.monotonic() < end
         assert got == [tracks("sky", 0)]
     context.term()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "timeout", "code", "says"),
+    [
+        ("tcp://127.0.0.1:99999", "1", 2, "tcp://127.0.0.1:99999: a port of 1 to 65535 is expected"),
+        ("tcp://127.0.0.1:5560", "nan", 2, "--timeout nan: seconds, more than 0"),
+        ("tcp://127.0.0.1:5560", "-2", 2, "--timeout -2: seconds, more than 0"),
+        ("tcp://127.0.0.1:1", "0.5", 1, "tcp://127.0.0.1:1: no message came in 0.5 s"),
+    ],
+)
+def test_a_subscriber_that_can_get_nothing_says_so(endpoint: str, timeout: str, code: int, says: str) -> None:
+    command = [sys.executable, "-m", "stream.subscribe", endpoint, "--timeout", timeout]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
