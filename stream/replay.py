@@ -14,6 +14,7 @@ import typer
 from engine.one_line import check_output, check_output_folder, one_line_errors, run_command
 from stream import StreamError
 from stream.config import DEFAULT_ENDPOINT
+from stream.curve import is_local
 from stream.export_tracks import write_csv, write_jsonl, write_mot
 from stream.messages import KINDS
 from stream.publish import Publisher
@@ -91,6 +92,8 @@ def main(
                 if path:
                     print(f"{path}: {write(recorded_messages(folder), path)}")
             return
+        if publish.startswith("tcp:") and not is_local(publish):
+            raise StreamError(f"--publish {publish}: a recording is published without keys, for this machine alone")
         publisher = Publisher(publish, lossless=speed is Speed.MAX)
         publisher.wait_for(wait_for)
         print(f"publishing {folder} on {publish}", flush=True)

@@ -221,6 +221,10 @@ def test_a_source_that_is_no_one_recording_is_refused(recorded: tuple[Outcome, P
         (["RECORDING", "--jsonl", "/"], "--jsonl /: a folder"),
         (["RECORDING", "--mot", "README.md/mot"], "README.md is a file"),
         (["RECORDING", "--publish", "pigeon://loft"], "pigeon://loft"),
+        (
+            ["RECORDING", "--publish", "tcp://0.0.0.0:7000"],
+            "--publish tcp://0.0.0.0:7000: a recording is published with",
+        ),
     ],
 )
 def test_bad_input_gives_one_clear_line(recorded: tuple[Outcome, Path], arguments: list[str], says: str) -> None:
