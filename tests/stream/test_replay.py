@@ -223,7 +223,7 @@ def test_a_source_that_is_no_one_recording_is_refused(recorded: tuple[Outcome, P
         (["RECORDING", "--publish", "pigeon://loft"], "pigeon://loft"),
         (
             ["RECORDING", "--publish", "tcp://0.0.0.0:7000"],
-            "--publish tcp://0.0.0.0:7000: a recording is published with",
+            "--publish tcp://0.0.0.0:7000: a recording is",
         ),
     ],
 )
