@@ -42,10 +42,12 @@ debian-packages:
 demo: $(VENV)/.base
 	$(BIN)/python run_pipeline.py --duration 15
 
-# Engines and training are tested two at a time; what runs in real time gets the machine for itself.
+# What has no clock to keep is tested two at a time; what runs in real time gets the machine for itself.
+TOGETHER := tests/engine tests/training tests/test_fuzz.py tests/test_security.py \
+	$(patsubst %,tests/stream/test_%.py,compiled config detect evaluate record report_page score_tracks track track_bench track_kernels window)
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 tests/engine tests/training
-	$(BIN)/python -m pytest --ignore tests/engine --ignore tests/training
+	$(BIN)/python -m pytest --numprocesses 2 $(TOGETHER)
+	$(BIN)/python -m pytest $(addprefix --ignore ,$(TOGETHER))
 
 # On a machine with an NVIDIA GPU: installs an engine, compares, times, runs end to end, and writes gpu.json.
 ENGINE ?= tensorrt
