@@ -103,7 +103,7 @@ def check_source(uri: str) -> None:
             opened, and so does a camera that is not there.
     """
     if _scheme(uri) in NETWORK:
-        from stream.sources.network import check_url
+        from stream.sources.address import check_url
 
         check_url(uri)
         return

@@ -20,9 +20,10 @@ from av.codec.context import Flags2 as CodecFlags2
 from av.container import InputContainer
 
 from stream.sources import MAX_SIDE, masked
+from stream.sources.address import check_url
 from stream.sources.base import EndOfSource, Source, SourceError, SourceFrame, SourceInfo
 from stream.sources.lasting import BACKOFF_S, STEADY_S
-from stream.sources.srt import SrtReader, check_srt
+from stream.sources.srt import SrtReader
 from stream.sources.video import MAX_GAP_NS, luma
 
 CONNECT_S = 5.0
@@ -56,7 +57,6 @@ _OPTIONS = {
     "http": {"analyzeduration": "500000", "seekable": "0", "protocol_whitelist": "http,tcp"},
     "https": {"analyzeduration": "500000", "seekable": "0", "protocol_whitelist": "http,https,tcp,tls"},
 }
-SCHEMES = tuple(_OPTIONS)
 _FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "srt": "mpegts", "udp": "mpegts", "rtp": "rtp"}
 _TIMELESS = ("mpjpeg", "mjpeg")  # FFmpeg makes their times up, and their rate
 _HIGHEST_FPS = 1000
@@ -258,27 +258,6 @@ class NetworkSource(Source):
             with suppress(SourceError):
                 return _connect(self._url)
         return None
-
-
-def check_url(url: str) -> None:
-    """Raise SourceError unless ``url`` names a host, and a port where there is no usual one."""
-    shown = masked(url)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # its text quotes what may be a part of the password
-        raise SourceError(
-            f"{shown!r}: not a URL; rtsp://user:password@host:554/path is one, and a / in a password is written %2F"
-        ) from None
-    if parts.scheme not in SCHEMES or not url.isprintable() or not parts.netloc:
-        raise SourceError(f"{shown!r}: not a URL; rtsp://host/path is one")
-    if parts.scheme in ("udp", "rtp", "srt"):
-        if not port:
-            raise SourceError(f"{shown}: it needs a port, as in {parts.scheme}://127.0.0.1:5000")
-        if parts.scheme == "srt":
-            check_srt(url, shown)
-    elif not parts.hostname:
-        raise SourceError(f"{shown}: it names no host")
 
 
 def _connect(url: str) -> InputContainer:
