@@ -225,7 +225,12 @@ class Stage(nn.Module):
         for layer in range(config.merge_layers + 1):
             merge += [nn.Conv2d(c if layer else 1, c, 3, padding=1), nn.BatchNorm2d(c), nn.ReLU()]
         self.merge = nn.Sequential(*merge, WeighAndProject(c))
-        self.epsilon = nn.Parameter(torch.tensor([0.01]))
+        # As published, epsilon starts at 0.01. Here H's output starts a hundredth as large instead: the same T, but an
+        # optimizer that moves all weights alike has it grow a hundred times sooner.
+        self.epsilon = nn.Parameter(torch.tensor([1.0]))
+        with torch.no_grad():
+            for value in self.target.head.project.parameters():
+                value.mul_(0.01)
         self.sigma = nn.Parameter(torch.tensor([0.01]))
 
     def split(self, frame: Tensor, target: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

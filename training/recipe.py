@@ -82,6 +82,7 @@ class Recipe(_Strict):
     sizes: Annotated[list[Side], Field(min_length=1)] = [256]  # one drawn a step; the batch keeps its pixels
     target_share: Share = 0.0
     augment: AugmentRecipe = AugmentRecipe()
+    optimizer: Literal["adam", "soap"] = "adam"  # soap: Adam in the eigenbasis of Shampoo's preconditioner
     rate: Annotated[float, Field(gt=0)] = 1e-4
     schedule: Literal["poly", "cosine"] = "poly"
     warm_up: Annotated[int, Field(ge=0)] = 0

@@ -89,7 +89,7 @@ class Run:
         self.average = Average(network, recipe.ema)
         self.network = network
         self.stages = self._prepared()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), recipe.rate, fused=True)
+        self.optimizer = _optimizer_of(recipe, self.network)
         half = recipe.precision == "float16" and group.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=half)
         self._graphs: dict[tuple[int | bool, ...], StepGraph] = {}
@@ -238,6 +238,15 @@ class Run:
         """Return the step, the mean loss since the last evaluation and the rate of the last step."""
         loss = float(self.losses[0] / self.losses[1].clamp(min=1))
         return {"step": self.step, "loss": loss, "rate": learning_rate(self.recipe, max(self.step - 1, 0))}
+
+
+def _optimizer_of(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), recipe.rate, fused=True)
+    from pytorch_optimizer import SOAP  # seconds to import, for its hundred optimizers
+
+    # Wider dimensions than M's have a basis that takes longer to find than it saves.
+    return SOAP(network.parameters(), recipe.rate, betas=(0.95, 0.97), weight_decay=0, max_precondition_dim=96)
 
 
 def _begin_with(network: RPCANetPlus, start: Path) -> None:

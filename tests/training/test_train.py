@@ -63,12 +63,21 @@ def stop_at(monkeypatch, *steps):
 
 def states(run):
     saved = torch.load(run.folder / "last.pt", weights_only=True)
-    optimizer = [value for state in saved["optimizer"]["state"].values() for value in state.values()]
-    return [*saved["network"].values(), *saved["average"].values(), *optimizer]
+    return [*saved["network"].values(), *saved["average"].values(), *tensors(saved["optimizer"])]
 
 
-def test_stopped_and_resumed_twice_is_not_stopped_at_all(recipe, tiny_set, tmp_path, monkeypatch):
+def tensors(found):
+    """All tensors of dictionaries and lists within one another."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    parts = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else ()
+    return [one for part in parts for one in tensors(part)]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_stopped_and_resumed_twice_is_not_stopped_at_all(optimizer, tiny_set, tmp_path, monkeypatch):
     """SIGTERM saves; going on gives the weights, EMA, optimizer and log of a run in one go, bit for bit."""
+    recipe = Recipe.model_validate({**TINY, "optimizer": optimizer})
     whole = train(recipe, tiny_set.parent, tmp_path / "whole", None)
     assert whole.step == 7
     stop_at(monkeypatch, 1, 4)
