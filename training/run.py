@@ -20,6 +20,7 @@ from training.metrics import Tally
 from training.model import Decomposition, NetworkConfig, RPCANetPlus, Stage
 from training.recipe import Recipe, RecipeError
 from training.schedule import learning_rate
+from training.soap import Soap
 from training.step_graph import StepGraph
 from training.weights import WeightsError, load_network, save_network
 
@@ -243,10 +244,7 @@ class Run:
 def _optimizer_of(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), recipe.rate, fused=True)
-    from pytorch_optimizer import SOAP  # seconds to import, for its hundred optimizers
-
-    # Wider dimensions than M's have a basis that takes longer to find than it saves.
-    return SOAP(network.parameters(), recipe.rate, betas=(0.95, 0.97), weight_decay=0, max_precondition_dim=96)
+    return Soap(network.parameters(), recipe.rate)
 
 
 def _begin_with(network: RPCANetPlus, start: Path) -> None:
