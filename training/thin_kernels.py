@@ -7,6 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 PAD = 2
+ROWS = 8  # whose inputs and gradients fit into a core's first cache
 Array = NDArray[np.float32]
 
 # Numba's decorators are untyped for mypy. Work goes row by row, four output channels at a time: a row's inputs are
@@ -72,29 +73,34 @@ def mask(gradient: Array, y: Array) -> None:
 
 @compiled
 def weight_gradient(x: Array, gradient: Array, weight: Array, bias: Array) -> None:
-    """Add to the gradients of weight and bias what padded ``x`` and ``gradient`` of the output say."""
+    """Add to the gradients of weight and bias what padded ``x`` and ``gradient`` of the output say.
+
+    Some rows are one line here, with the zeros of the gradient's border in between: long sums end seldom.
+    """
     outputs, inputs = weight.shape[:2]
-    h, w = x.shape[1] - 2 * PAD, x.shape[2] - 2 * PAD
+    h, stride = x.shape[1] - 2 * PAD, x.shape[2]
     zero = np.float32(0)
-    for o in range(0, outputs, 4):
-        wide = min(4, outputs - o)
-        for row in range(h):
+    xs, gs = x.reshape(inputs, -1), gradient.reshape(outputs, -1)
+    for row in range(0, h, ROWS):
+        count = min(ROWS, h - row) * stride - PAD  # the last two are the border's
+        at = (row + PAD) * stride
+        for o in range(0, outputs, 4):
+            wide = min(4, outputs - o)
             for j in range(wide):
-                g, total = gradient[o + j, row + PAD], zero
-                for c in range(PAD, w + PAD):
+                g, total = gs[o + j, at : at + count], zero
+                for c in range(count):
                     total += g[c]
                 bias[o + j] += total
             for i in range(inputs):
                 for k in range(3):
-                    line = x[i, row + k + 1]
+                    line = xs[i, at + (k - 1) * stride - 1 :]
                     if wide == 4:
-                        g0, g1 = gradient[o, row + PAD], gradient[o + 1, row + PAD]
-                        g2, g3 = gradient[o + 2, row + PAD], gradient[o + 3, row + PAD]
+                        g0, g1, g2, g3 = gs[o, at:], gs[o + 1, at:], gs[o + 2, at:], gs[o + 3, at:]
                         a0, a1, a2, b0, b1, b2 = zero, zero, zero, zero, zero, zero
                         c0, c1, c2, d0, d1, d2 = zero, zero, zero, zero, zero, zero
-                        for c in range(w):
-                            p, q, s = line[c + 1], line[c + 2], line[c + 3]
-                            t, u, v, z = g0[c + 2], g1[c + 2], g2[c + 2], g3[c + 2]
+                        for c in range(count):
+                            p, q, s = line[c], line[c + 1], line[c + 2]
+                            t, u, v, z = g0[c], g1[c], g2[c], g3[c]
                             a0 += t * p
                             a1 += t * q
                             a2 += t * s
@@ -121,12 +127,12 @@ def weight_gradient(x: Array, gradient: Array, weight: Array, bias: Array) -> No
                         weight[o + 3, i, k, 2] += d2
                     else:
                         for j in range(wide):
-                            g0 = gradient[o + j, row + PAD]
+                            g0 = gs[o + j, at:]
                             a0, a1, a2 = zero, zero, zero
-                            for c in range(w):
-                                a0 += g0[c + 2] * line[c + 1]
-                                a1 += g0[c + 2] * line[c + 2]
-                                a2 += g0[c + 2] * line[c + 3]
+                            for c in range(count):
+                                a0 += g0[c] * line[c]
+                                a1 += g0[c] * line[c + 1]
+                                a2 += g0[c] * line[c + 2]
                             weight[o + j, i, k, 0] += a0
                             weight[o + j, i, k, 1] += a1
                             weight[o + j, i, k, 2] += a2
