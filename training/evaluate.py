@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -231,6 +231,10 @@ def main(
     json_file = Path(json_path) if json_path and json_path != "-" else None
     _check_outputs([json_file, csv_path], [gallery, noise_plot, stages], roc)
     finders = [load_finder(each, engine) for each in model]
+    names = [finder.name for finder in finders]
+    for index, name in enumerate(names):
+        if names.count(name) > 1:  # weights and what was exported of them, or two runs called alike
+            finders[index] = replace(finders[index], name=model[index])
     if clips:
         done = measure_clips(finders, clips, clip or [], every, wh)
     else:

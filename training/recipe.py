@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 
 class RecipeError(ValueError):
@@ -107,6 +109,24 @@ class Recipe(_Strict):
         return self
 
 
+BELOW: dict[str, type[BaseModel]] = {"network": NetworkRecipe, "data": DataRecipe, "augment": AugmentRecipe}
+ALL_KEYS = ("base", *Recipe.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe; a key that is given twice is refused, since the second would silently replace the first."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (the stubs have another type than YAML)
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
@@ -119,15 +139,45 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(_read_yaml(path, ()))
     except ValidationError as error:
-        first = error.errors()[0]
+        # a key that there is not is often why another is missing
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise RecipeError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise RecipeError(f"{path}: {key}: {_explain(first)}") from None
+
+
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Return the keys whose values differ between two recipes, those of ``network`` and ``augment`` one by one."""
+    return _differing(one.model_dump(), other.model_dump(), "")
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any], above: str) -> list[str]:
+    keys: list[str] = []
+    for key, value in one.items():
+        if isinstance(value, dict):
+            keys += _differing(value, other[key], f"{above}{key}.")
+        elif value != other[key]:
+            keys.append(above + key)
+    return keys
+
+
+def _explain(fault: ErrorDetails) -> str:
+    """Say what is wrong with a key, and what would be right."""
+    if fault["type"] == "extra_forbidden":
+        known = list(BELOW.get(str(fault["loc"][0]), Recipe).model_fields if len(fault["loc"]) > 1 else ALL_KEYS)
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        return f"no such key; {hint}"
+    if fault["type"] == "missing":
+        return "this key is needed"
+    if fault["type"] == "model_type":
+        return "a map of keys is expected" + ("" if fault["loc"] else ", such as 'name: mine'")
+    return fault["msg"].removeprefix("Value error, ")
 
 
 def _read_yaml(path: Path, above: tuple[Path, ...]) -> object:
     """Return a file's content over its base's; ``above`` are the files that led here."""
     try:
-        raw: object = yaml.safe_load(path.read_text())
+        raw: object = _Loader(path.read_text()).get_single_data()
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}; a recipe is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

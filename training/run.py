@@ -18,7 +18,7 @@ from training.distributed import Group, GroupError
 from training.losses import loss_of, needs_frame
 from training.metrics import Tally
 from training.model import Decomposition, NetworkConfig, RPCANetPlus, Stage
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe, RecipeError, differing_keys
 from training.schedule import learning_rate
 from training.soap import Soap
 from training.step_graph import StepGraph
@@ -131,7 +131,9 @@ class Run:
     def _restore(self, path: Path) -> None:
         state, recipe = _read_checkpoint(path, self.group.device)
         if recipe != self.recipe:
-            raise RecipeError(f"{path}: this run was started with another recipe; choose another --run folder")
+            keys = ", ".join(differing_keys(recipe, self.recipe))
+            said = f"this run was started with another recipe, which differs in {keys}"
+            raise RecipeError(f"{path}: {said}; choose another --run folder")
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

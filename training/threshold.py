@@ -50,7 +50,7 @@ def main(
     _, held_out = split_samples(Recipe.model_validate_json(metadata["recipe"]), data)
     if not held_out:
         raise RecipeError(f"{run}: held_out: 0 leaves nothing to try thresholds on")
-    columns = ("IoU", "precision", "recall", "Pd (overlap)", "Fa (overlap)", "false components a frame")
+    columns = ("IoU", "precision", "recall", "Pd (overlap)", "Fa (overlap)", "false a frame")  # that 80 columns hold
     table = Table("threshold", *columns, title=f"{len(held_out)} held-out frames")
     for threshold, tally in try_thresholds(network, held_out).items():
         figures = tally.report()

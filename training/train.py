@@ -54,6 +54,14 @@ def _steps(run: Run, minutes: float | None) -> Iterator[int]:
             signal.signal(number, handler)
 
 
+def _say_it_goes_on(run: Run, start: Path | None) -> None:
+    """Say of a run that was there where it stands, and that ``--start`` has no say in it any more."""
+    done = run.step >= run.recipe.steps
+    tell(f"{run.folder}: {'done' if done else 'goes on'} at step {run.step} of {run.recipe.steps}")
+    if start and str(start) != run.start:
+        tell(f"--start {start}: not used, for the run there began with {run.start or 'random weights'}")
+
+
 def train(
     recipe: Recipe,
     data: Path,
@@ -85,6 +93,8 @@ def train(
     pooled = recipe.pool and group.device.type == "cuda"  # a CPU does not outrun what draws
     batches = (pool_feed if pooled else feed)(samples, recipe, run.step, group, workers)
     log = None
+    if group.rank == 0 and run.step:
+        _say_it_goes_on(run, start)
     if group.rank == 0:
         note_versions(folder, run.step, group, run.start)
         log = Log(folder, run.step)

@@ -49,8 +49,12 @@ def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:
     Raises:
         WeightsError: if the file is neither.
     """
+    if path.is_dir():
+        raise WeightsError(f"{path}: a folder; weights are a file, of a run its best.safetensors")
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; weights are a .safetensors file or an authors' .pkl")
+    if path.suffix == ".onnx":
+        raise WeightsError(f"{path}: an exported model; the weights it was made of are needed, a .safetensors file")
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:

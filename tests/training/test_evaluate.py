@@ -79,6 +79,12 @@ def test_several_models_and_sets_give_every_pair(forms, tiny_set, run, tmp_path)
     assert done.stdout.count(" net ") == 8  # a line a figure
 
 
+def test_models_called_alike_are_told_apart(forms, tiny_set, run):
+    """Weights twice, as a run's folder and as its file: each has the name that it was given by."""
+    done = run("--model", forms[0], "--model", forms[1], "--data", tiny_set, "--json", "-")
+    assert [result["model"] for result in json.loads(done.stdout)] == [str(forms[0]), str(forms[1])]
+
+
 def test_noise_curves_and_pictures(forms, tiny_set, run, tmp_path):
     """One call measures noise and writes curves, plot, gallery and stages."""
     outputs = {name: tmp_path / f"{name}.png" for name in ("gallery", "noise-plot", "stages")}

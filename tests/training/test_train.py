@@ -206,8 +206,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad, seen, tiny_set, tmp_path, 
 def test_another_recipe_does_not_go_on(recipe, tiny_set, tmp_path):
     """A folder belongs to its recipe."""
     train(recipe, tiny_set.parent, tmp_path / "r", 0)
-    with pytest.raises(RecipeError, match=r"last.pt: this run was started with another recipe"):
-        Run(recipe.model_copy(update={"rate": 0.5}), tmp_path / "r", ALONE)
+    with pytest.raises(RecipeError, match=r"another recipe, which differs in seed, rate; choose another --run"):
+        Run(recipe.model_copy(update={"rate": 0.5, "seed": 77}), tmp_path / "r", ALONE)
+
+
+def test_a_run_that_is_there_says_where_it_stands(recipe, tiny_set, tmp_path, capsys):
+    """So that nobody waits for a run that is done, or believes that --start counts once more."""
+    train(recipe, tiny_set.parent, tmp_path / "r")
+    assert "at step" not in capsys.readouterr().err
+    train(recipe, tiny_set.parent, tmp_path / "r", start=tmp_path / "r")
+    there, unused = capsys.readouterr().err.splitlines()
+    assert there == f"{tmp_path / 'r'}: done at step {recipe.steps} of {recipe.steps}"
+    assert unused == f"--start {tmp_path / 'r'}: not used, for the run there began with random weights"
 
 
 def test_a_run_from_before_a_key_was_known_goes_on(recipe, tiny_set, tmp_path):

@@ -57,6 +57,9 @@ def broken(tmp_path, make_network, how):
         save_file({k: v for k, v in state.items() if "epsilon" not in k}, path, {"config": json.dumps(config)})
     elif how == "a directory":
         path.mkdir()
+    elif how == "an exported model":
+        path = tmp_path / "w.onnx"
+        path.write_bytes(b"graph")
     elif how in ("a pickle of something else", "an executable pickle", "text"):
         path = tmp_path / "w.pkl"
         if how == "text":
@@ -73,8 +76,9 @@ BROKEN = [
     ("unknown config", "not a weights file of irstream"),
     ("other widths", "its weights do not fit"),
     ("a missing weight", "its weights do not fit"),
-    ("a directory", "no such file; weights are a .safetensors file or an authors' .pkl"),
-    ("nothing", "no such file"),
+    ("a directory", "a folder; weights are a file, of a run its best.safetensors"),
+    ("nothing", "no such file; weights are a .safetensors file or an authors' .pkl"),
+    ("an exported model", "an exported model; the weights it was made of are needed"),
     ("a pickle of something else", "not an RPCANet\\+ checkpoint"),
     ("an executable pickle", "not an RPCANet\\+ checkpoint"),
     ("text", "not an RPCANet\\+ checkpoint"),
