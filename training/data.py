@@ -53,6 +53,9 @@ def read_parts(parts: list[DataRecipe], data: Path, held_out_parts: int) -> tupl
             continue
         samples = read_whole(part, data)
         if is_video(data / part.set):
+            if part.set_aside:
+                said = "frames of video cannot be set aside, for their neighbours are alike; name the clips to train on"
+                raise DataError(f"{data / part.set}: set_aside: {said}")
             train += samples * part.repeat
             continue
         if part.set_aside:
@@ -153,8 +156,6 @@ def _crop(sample: Sample, rng: np.random.Generator, size: int, target_share: flo
 
 def _free_part(sample: Sample, rng: np.random.Generator, size: int) -> tuple[int, int, int, int]:
     """Draw a part of the frame beside all boxes: one that holds a crop if there is one, else a large one."""
-    if not sample.free:
-        raise DataError(f"{sample.name}: its boxes leave nothing of the frame")
     roomy = [part for part in sample.free if part[2] - part[0] >= size and part[3] - part[1] >= size]
     if not roomy:
         areas = [(part[2] - part[0]) * (part[3] - part[1]) for part in sample.free]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,14 @@ def _read_clip(folder: Path, name: str) -> Clip:
     labels = path.with_suffix(".csv")
     for line, row in _rows(labels, COLUMNS):
         try:
-            box = (float(row["x"]), float(row["y"]), float(row["w"]), float(row["h"]))
-            boxes.setdefault(int(row["frame"]), []).append(box)
+            number, box = int(row["frame"]), (float(row["x"]), float(row["y"]), float(row["w"]), float(row["h"]))
         except (TypeError, ValueError):
             raise DataError(f"{labels}: line {line} is not a frame's number and a box of four numbers") from None
+        if number < 0 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+            raise DataError(
+                f"{labels}: line {line}: a frame is 0 or more, and a box finite, its w and h greater than 0"
+            )
+        boxes.setdefault(number, []).append(box)
     return Clip(name, path, boxes)
 
 
@@ -98,7 +103,7 @@ def frames_of(clip: Clip, every: int) -> Iterator[tuple[int, NDArray[np.uint8]]]
     """Yield the number and the pixels, ``[height, width]`` gray over the full range, of every ``every``-th frame.
 
     Raises:
-        DataError: if the clip cannot be decoded, or ends before its last box.
+        DataError: if the clip cannot be decoded, ends before its last box, or has a box beside one of these frames.
     """
     number = -1
     try:
@@ -107,8 +112,19 @@ def frames_of(clip: Clip, every: int) -> Iterator[tuple[int, NDArray[np.uint8]]]
                 raise DataError(f"{clip.path}: no video in it")
             for number, frame in enumerate(container.decode(video=0)):
                 if number % every == 0:
+                    _check_boxes(clip, number, frame.width, frame.height)
                     yield number, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"{clip.path}: not a video that can be decoded ({error.strerror})") from None
     if number < (last := max(clip.boxes, default=-1)):
         raise DataError(f"{clip.path}: {number + 1} frames, and {clip.name}.csv has a box for frame {last}")
+
+
+def _check_boxes(clip: Clip, number: int, width: int, height: int) -> None:
+    """Refuse a box that lies wholly beside its frame: its target would silently count as background."""
+    for x, y, w, h in clip.boxes.get(number, ()):
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            labels = clip.path.with_suffix(".csv")
+            raise DataError(
+                f"{labels}: frame {number}: its box at {x:g},{y:g} lies outside the video's {width}x{height}"
+            )

@@ -48,6 +48,18 @@ class DataRecipe(_Strict):
     frames: Annotated[int, Field(ge=1)] = 1000  # of the set "scene", which is drawn: as likely as so many frames
     backgrounds: Annotated[list[Background], Field(min_length=1)] = list(get_args(Background))
 
+    @model_validator(mode="after")
+    def _says_nothing_in_vain(self) -> Self:
+        scene = self.set == "scene"
+        for key in (
+            ("split", "repeat", "set_aside", "clips", "box_targets", "every") if scene else ("frames", "backgrounds")
+        ):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key}: {'a scene is drawn; frames says how often' if scene else 'of the set scene alone'}"
+                )
+        return self
+
 
 class AugmentRecipe(_Strict):
     """How crops are varied; see training.data.Augmentation."""
@@ -74,7 +86,7 @@ class Recipe(_Strict):
     """
 
     name: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0  # what NumPy and PyTorch both take
     network: NetworkRecipe = NetworkRecipe()
     data: Annotated[list[DataRecipe], Field(min_length=1)]
     held_out: Literal[0] | Annotated[int, Field(ge=2)] = 10  # one frame in so many

@@ -96,6 +96,7 @@ class Run:
         self._graphs: dict[tuple[int | bool, ...], StepGraph] = {}
         self.step = 0
         self.best = -1.0
+        self.stopped = False  # by a signal
         self.losses = torch.zeros(2, device=group.device)  # their sum since the last evaluation, and how many
         if goes_on:
             self._restore(checkpoint)
@@ -156,8 +157,11 @@ class Run:
         if not what and not bool(torch.stack(values).all()):
             what = "network"
         if what:
-            said = f"at step {self.step} the {what} is not finite; a lower rate or a clip may keep it so"
-            raise RecipeError(f"recipe {self.recipe.name!r}: rate: {said}; {self.folder} is as it was last saved")
+            raise self._not_finite(what)
+
+    def _not_finite(self, what: str) -> RecipeError:
+        said = f"at step {self.step} the {what} is not finite; a lower rate or a clip may keep it so"
+        return RecipeError(f"recipe {self.recipe.name!r}: rate: {said}; {self.folder} is as it was last saved")
 
     def save(self) -> None:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
@@ -201,7 +205,10 @@ class Run:
         if recipe.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
-        self.scaler.step(self.optimizer)
+        try:
+            self.scaler.step(self.optimizer)
+        except torch.linalg.LinAlgError:  # SOAP looks for a basis of what its first gradients are
+            raise self._not_finite("gradient") from None
         self.scaler.update()
         self.average.update(self.network, self.step)
         self.step += 1

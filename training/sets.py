@@ -131,13 +131,20 @@ def read_video(folder: Path, clips: list[str] | None, every: int, targets: bool 
         clips: which of them; None for all.
         every: of each clip, the frames whose number is a multiple of it.
         targets: make masks of the targets in their boxes, where the frame leaves no doubt about them.
+
+    Raises:
+        DataError: on what cannot be read, and on a frame that its boxes leave nothing of.
     """
     if packed_files(folder, VIDEO):
         samples = _chosen(folder, clips, every)
-        return [_with_targets(sample) for sample in samples] if targets else samples
-    read = sorted(read_clips(folder), key=lambda clip: clip.name) if clips is None else read_clips(folder, clips)
-    samples = [sample for clip in read for sample in _background(clip, every)]
-    return [_with_targets(sample) for sample in samples] if targets else samples
+    else:
+        read = sorted(read_clips(folder), key=lambda clip: clip.name) if clips is None else read_clips(folder, clips)
+        samples = [sample for clip in read for sample in _background(clip, every)]
+    if targets:
+        samples = [_with_targets(sample) for sample in samples]
+    if covered := next((sample for sample in samples if not sample.free), None):
+        raise DataError(f"{folder}: frame {covered.name}: its boxes, grown by {BOX_MARGIN} px, leave nothing of it")
+    return samples
 
 
 def _with_targets(sample: Sample) -> Sample:

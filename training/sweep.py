@@ -60,23 +60,26 @@ def parse_seeds(said: str) -> list[int]:
 
 
 def run_one(recipe: Recipe, data: Path, folder: Path, minutes: float | None, workers: int | None) -> bool:
-    """Train a recipe to its end, from where it stopped; tell whether it got there.
+    """Train a recipe to its end, from where it stopped; tell whether it got there and no signal came to stop.
 
     A run that did leaves ``done.json``: recipe and figures. It is not run again, and no data are read for it.
     """
     done = folder / SUMMARY
-    asked = json.loads(recipe.model_dump_json())
     if done.exists():
-        if json.loads(done.read_text())["recipe"] != asked:
+        try:  # a key newer than the run has its default there
+            same = Recipe.model_validate(json.loads(done.read_text())["recipe"]) == recipe
+        except (KeyError, TypeError, ValueError):
+            same = False
+        if not same:
             raise RecipeError(f"{done}: this run was of another recipe; choose another --out folder or remove {folder}")
         return True
     run = train(recipe, data, folder, minutes, workers=workers)
     if run.step < run.recipe.steps:
         return False
     _, metadata = load_network(folder / "best.safetensors")
-    summary = {"recipe": asked, "held_out": json.loads(metadata["held_out"])}
+    summary = {"recipe": json.loads(recipe.model_dump_json()), "held_out": json.loads(metadata["held_out"])}
     write_whole(done, json.dumps(summary, indent=2) + "\n")
-    return True
+    return not run.stopped
 
 
 def row_of(name: str, recipe: Recipe, folders: Sequence[Path]) -> dict[str, Any]:

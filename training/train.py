@@ -43,6 +43,7 @@ def _steps(run: Run, minutes: float | None) -> Iterator[int]:
         if not stopped and run.group.rank == 0:
             tell("stopping after this step; everything is saved")
         stopped.append(number)
+        run.stopped = True
 
     before = [signal.signal(number, stop) for number in STOPS]
     end = time.monotonic() + (minutes * 60 if minutes is not None else float("inf"))

@@ -211,6 +211,11 @@ BROKEN_CLIPS = [
     ("a video that is none", lambda f: (f / "sky.mp4").write_text("x"), r"sky.mp4: not a video"),
     ("an empty video", lambda f: (f / "sky.mp4").write_bytes(b""), r"sky.mp4: not a video"),
     ("half a video", lambda f: truncate(f / "sky.mp4"), r"sky.mp4: no(t a)? video"),
+    (
+        "a box over all of a frame",
+        lambda f: (f / "sky.csv").write_text(f"{CLIP.splitlines()[0]}\n1,2,2,60,44\n"),
+        r"frame sky/000001: its boxes, grown by 4 px, leave nothing",
+    ),
     ("no list of names", lambda f: (f / "clips.csv").write_text("name\nsky\n"), r"clips.csv: no column 'clip'"),
 ]
 
@@ -230,6 +235,8 @@ def test_a_recipe_names_clips_that_are_there(clips, tiny_set):
         read_video(clips, ["sea"], 1)
     with pytest.raises(DataError, match=r"dots: a recipe names clips of it"):
         read_parts([DataRecipe(set="dots", clips=["sky"])], tiny_set.parent, 10)
+    with pytest.raises(DataError, match=r"clips: set_aside: frames of video cannot be set aside"):
+        read_parts([DataRecipe(set="clips", set_aside=3)], clips.parent, 10)
 
 
 def test_a_recipe_mixes_kinds_of_sets(clips, tiny_set, tmp_path):

@@ -49,6 +49,31 @@ BAD = [
     ("no labels", lambda f: (f / "one.csv").unlink(), None, "one.csv: not a readable CSV"),
     ("labels cut short", lambda f: (f / "one.csv").write_text(FIRST + "0,1\n"), None, "one.csv: line 2 is not"),
     (
+        "a box that is no number",
+        lambda f: (f / "one.csv").write_text(FIRST + "0,nan,1,2,3\n"),
+        None,
+        "one.csv: line 2: ",
+    ),
+    ("a box without an end", lambda f: (f / "one.csv").write_text(FIRST + "0,1,1,inf,3\n"), None, "one.csv: line 2: "),
+    (
+        "a box turned over",
+        lambda f: (f / "one.csv").write_text(FIRST + "0,20,9,-12,3\n"),
+        None,
+        "one.csv: line 2: a frame",
+    ),
+    (
+        "a frame before the first",
+        lambda f: (f / "one.csv").write_text(FIRST + "-1,1,1,2,3\n"),
+        None,
+        "one.csv: line 2: ",
+    ),
+    (
+        "boxes of a larger video",
+        lambda f: (f / "one.csv").write_text(FIRST + "2,500,9,5,5\n"),
+        None,
+        r"one.csv: frame 2: its box at 500,9 lies outside the video's 64x48",
+    ),
+    (
         "a video cut short",
         lambda f: (f / "one.csv").write_text(FIRST + LATE),
         None,

@@ -1,6 +1,9 @@
 """A folder of recipes becomes one table, whatever stops it in between."""
 
 import csv
+import json
+import os
+import signal
 
 import pytest
 import yaml
@@ -9,6 +12,7 @@ from training import sweep as sweeper
 from training.cost import cost_of
 from training.model import NetworkConfig
 from training.recipe import RecipeError
+from training.run import Run
 from training.sweep import main, parse_seeds, sweep
 
 BASE = {"name": "tiny", "data": [{"set": "dots"}], "steps": 2, "batch": 2, "sizes": [16], "evaluate_every": 2}
@@ -71,6 +75,30 @@ def test_six_recipes_become_a_table(recipes, tiny_set, tmp_path, monkeypatch, ca
     assert table[2] in capsys.readouterr().out
 
 
+def test_a_run_of_before_a_key_was_known_is_done(recipes, tiny_set, tmp_path, monkeypatch):
+    """A key that a recipe did not say is as good as its default: nothing is run again."""
+    assert sweep(recipes, tiny_set.parent, tmp_path / "out", [0])
+    path = tmp_path / "out" / "r0" / "seed0" / "done.json"
+    done = json.loads(path.read_text())
+    del done["recipe"]["optimizer"]
+    path.write_text(json.dumps(done))
+    monkeypatch.delattr(sweeper, "train")
+    assert sweep(recipes, tiny_set.parent, tmp_path / "out", [0])
+
+
+def test_a_signal_in_the_last_step_of_a_recipe_stops_the_sweep(recipes, tiny_set, tmp_path, monkeypatch):
+    """The recipe is done, and the next is not begun."""
+    evaluate = Run.evaluate
+
+    def stopping(self, held_out):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, held_out)
+
+    monkeypatch.setattr(Run, "evaluate", stopping)
+    assert not sweep(recipes, tiny_set.parent, tmp_path / "out", [0])
+    assert [row["seeds"] for row in rows_of(tmp_path / "out")] == ["1", "0", "0", "0", "0", "0"]
+
+
 COSTS = [
     ("the published K=6", {}, 215_916, 184_581),
     ("K=1, whose only N and D go", {"stages": 1}, 35_986, 4_651),
@@ -123,7 +151,13 @@ def spoil_done(recipes, out):
     (out / "r0" / "seed0" / "done.json").write_text('{"recipe": {}, "held_out": {}}')
 
 
+def spoil_summary(recipes, out):
+    (out / "r0" / "seed0").mkdir(parents=True)
+    (out / "r0" / "seed0" / "done.json").write_text('{"recipe": ')
+
+
 BAD = [
+    ("a summary cut short", spoil_summary, "done.json: this run was of another recipe"),
     ("a folder without recipes", spoil_nothing, "recipes: no recipe in it"),
     ("a recipe that is wrong, before any is run", spoil_recipe, "r3.yaml: stepps: "),
     ("nothing held out", spoil_held_out, "r3.yaml: held_out: 0 leaves nothing"),

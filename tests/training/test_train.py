@@ -203,6 +203,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad, seen, tiny_set, tmp_path, 
     assert [row["step"] for row in csv.DictReader((tmp_path / "run" / "log.csv").open())] == ["3"]
 
 
+def test_soap_cannot_begin_with_what_is_not_finite(tiny_set, tmp_path):
+    """Its first step looks for a basis of the gradients; what has none is one line like any other."""
+    recipe = Recipe.model_validate({**TINY, "optimizer": "soap", "pixel_weight": 1e39})
+    with pytest.raises(RecipeError, match=r"recipe 'tiny': rate: at step 0 the gradient is not finite"):
+        train(recipe, tiny_set.parent, tmp_path / "r")
+
+
 def test_another_recipe_does_not_go_on(recipe, tiny_set, tmp_path):
     """A folder belongs to its recipe."""
     train(recipe, tiny_set.parent, tmp_path / "r", 0)
