@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from training.data import Sample
@@ -207,7 +208,7 @@ class Run:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         try:
             self.scaler.step(self.optimizer)
-        except torch.linalg.LinAlgError:  # SOAP looks for a basis of what its first gradients are
+        except LinAlgError:  # SOAP looks for a basis of what its first gradients are
             raise self._not_finite("gradient") from None
         self.scaler.update()
         self.average.update(self.network, self.step)

@@ -34,9 +34,14 @@ class WeightsError(ValueError):
 
 
 def save_network(network: RPCANetPlus, path: Path, **metadata: str) -> None:
-    """Write the weights as safetensors, with the network's configuration and ``metadata`` in the header."""
+    """Write the weights as safetensors, with the network's configuration and ``metadata`` in the header.
+
+    Whoever reads the file meanwhile finds the old one or the new one whole.
+    """
     header = {"config": json.dumps(asdict(network.config)), **metadata}
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path, header)
+    new = path.with_name(f"{path.name}.new")
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, new, header)
+    new.replace(path)
 
 
 def load_network(path: Path) -> tuple[RPCANetPlus, dict[str, str]]:

@@ -77,6 +77,7 @@ def tensors(found):
 @pytest.mark.parametrize("optimizer", ["adam", "soap"])
 def test_stopped_and_resumed_twice_is_not_stopped_at_all(optimizer, tiny_set, tmp_path, monkeypatch):
     """SIGTERM saves; going on gives the weights, EMA, optimizer and log of a run in one go, bit for bit."""
+    monkeypatch.setattr("training.soap.REFRESH", 3)
     recipe = Recipe.model_validate({**TINY, "optimizer": optimizer})
     whole = train(recipe, tiny_set.parent, tmp_path / "whole", None)
     assert whole.step == 7
