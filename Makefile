@@ -43,8 +43,10 @@ demo: $(VENV)/.base
 	$(BIN)/python run_pipeline.py --duration 15
 
 # What has no clock to keep is tested two at a time; what runs in real time gets the machine for itself.
-TOGETHER := tests/engine tests/training tests/test_fuzz.py tests/test_security.py \
-	$(patsubst %,tests/stream/test_%.py,compiled config detect evaluate record report_page score_tracks track track_bench track_kernels window)
+TOGETHER := tests/engine tests/training $(patsubst %,tests/test_%.py,command_line fuzz run_pipeline security) \
+	$(patsubst %,tests/stream/test_%.py,check client compiled config detect evaluate record replay report_page score_tracks) \
+	$(patsubst %,tests/stream/test_%.py,track track_bench track_kernels window) \
+	$(patsubst %,tests/stream/sources/test_%.py,images open_source scene video)
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 $(TOGETHER)
 	$(BIN)/python -m pytest $(addprefix --ignore ,$(TOGETHER))

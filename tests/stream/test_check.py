@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.contract import ModelInfo
+from engine.contract import ModelInfo, find_model
 from stream import StreamError, check, check_lines
 from stream.check import Check, usable_cpus
 from stream.check_lines import describe
@@ -141,6 +141,14 @@ def test_the_largest_shipped_model_that_fits_is_suggested(
     }  # fmt: skip
     assert (f"suggested: model: {suggested}" in said) if suggested else ("suggested" not in said)
     assert "no shipped model keeps up" not in said
+
+
+def test_models_of_one_data_set_are_not_for_cameras() -> None:
+    """What is shipped for comparison with published figures is neither timed nor suggested; few stages come first."""
+    names = check.shipped_models()
+    assert (names[0], names[-1]) == ("rpcanet_plus_k1", "rpcanet_plus_k6_int8")
+    assert "rpcanet_plus_k1_nudt" not in names
+    assert find_model("rpcanet_plus_k1_nudt").is_file()
 
 
 def test_cameras_that_fail_are_named_and_the_others_are_looked_at(speeds: dict[str, float]) -> None:
