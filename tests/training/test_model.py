@@ -88,3 +88,18 @@ def test_norms_that_several_gpus_share_are_not_passed_over():
     plain = network(frames)
     shared = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     torch.testing.assert_close(shared(frames), plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_large_step_of_a_small_h_is_the_published_start():
+    """Epsilon starts at 1 with H a hundredth as large, where the authors have 0.01: the same T, which learns sooner."""
+    torch.manual_seed(0)
+    network = RPCANetPlus(NetworkConfig(stages=2)).eval()
+    frame = torch.rand(1, 1, 24, 31)
+    with torch.no_grad():
+        ours = network(frame)
+        for stage in network.stages:
+            assert stage.epsilon.item() == 1
+            stage.epsilon.mul_(0.01)
+            for value in stage.target.head.project.parameters():
+                value.mul_(100)
+        assert torch.allclose(network(frame), ours, atol=1e-5)
