@@ -24,6 +24,8 @@ def stirred(config: NetworkConfig, seed: int = 0) -> RPCANetPlus:
     torch.manual_seed(seed)
     network = RPCANetPlus(config)
     with torch.no_grad():
+        for stage in network.stages:
+            stage.target.head.project.weight.mul_(100)  # H starts small
         for name, value in network.state_dict().items():
             if name.endswith(("epsilon", "sigma")):
                 value.uniform_(0.2, 0.6)
