@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
+from engine.keys import first_fault, no_such_key, read_yaml
 from stream import StreamError
 from stream.curve import ServerCurve, check_exposure
 from stream.detect import DetectConfig
@@ -31,7 +30,6 @@ TYPES_IN_WORDS = {
     "string_type": "a text is expected",
     "string_too_short": "a text is expected",
 }
-MERGE = "tag:yaml.org,2002:merge"
 MAX_BYTES = 256 * 1024
 MAX_STREAMS = 64
 
@@ -178,31 +176,6 @@ class Config(_Strict):
         return streams
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe; a key that is given twice is refused, since the second would silently replace the first.
-
-    The merge keys of a small file cannot make it a large one: ``<<: [*a, *a, ...]``, again and again.
-    """
-
-    _entries = 0
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (the stubs have another type than YAML)
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        self._entries += len(node.value)
-        if self._entries > MAX_BYTES:
-            raise yaml.MarkedYAMLError(problem="its merge keys make too much of it", problem_mark=node.start_mark)
-
-
 def load_config(path: Path, overrides: dict[str, Any] | None = None, options: dict[str, str] | None = None) -> Config:
     """Read and check a configuration.
 
@@ -219,7 +192,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None, options: di
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ConfigError(f"{path}: more than {MAX_BYTES // 1024} KiB; no configuration is that large")
-        raw = _Loader(text.decode()).get_single_data()
+        raw = read_yaml(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; a configuration is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -235,7 +208,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None, options: di
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        key = ".".join(str(part) for part in _first(error)["loc"])
+        key = ".".join(str(part) for part in first_fault(error)["loc"])
         given = [name for name in (options or {}) if name in (overrides or {}) and _overlap(name, key)]
         where = (options or {})[given[0]] if given else f"{path}: {key}"
         raise ConfigError(f"{where}: {_explain(error)}") from None
@@ -279,19 +252,11 @@ def _overlap(name: str, key: str) -> bool:
     return f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")
 
 
-def _first(error: ValidationError) -> ErrorDetails:
-    """Return the fault to speak of: a key that there is not is often why another is missing."""
-    return min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-
-
 def _explain(error: ValidationError) -> str:
     """Say the first thing that is wrong, and what would be right."""
-    first = _first(error)
+    first = first_fault(error)
     if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        return f"no such key; {hint}"
+        return no_such_key(first["loc"][-1], _keys_at(first["loc"][:-1]))
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch":
         reason = IN_WORDS[first["ctx"]["pattern"]]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from engine.keys import first_fault, no_such_key, read_yaml
 
 
 class RecipeError(ValueError):
@@ -50,14 +51,11 @@ class DataRecipe(_Strict):
 
     @model_validator(mode="after")
     def _says_nothing_in_vain(self) -> Self:
-        scene = self.set == "scene"
-        for key in (
-            ("split", "repeat", "set_aside", "clips", "box_targets", "every") if scene else ("frames", "backgrounds")
-        ):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(
-                    f"{key}: {'a scene is drawn; frames says how often' if scene else 'of the set scene alone'}"
-                )
+        scene, of_scenes = self.set == "scene", ("frames", "backgrounds")
+        why = "a scene is drawn; frames says how often" if scene else "of the set scene alone"
+        for key, field in type(self).model_fields.items():
+            if key != "set" and (key in of_scenes) != scene and getattr(self, key) != field.default:
+                raise ValueError(f"{key}: {why}")
         return self
 
 
@@ -125,20 +123,6 @@ BELOW: dict[str, type[BaseModel]] = {"network": NetworkRecipe, "data": DataRecip
 ALL_KEYS = ("base", *Recipe.model_fields)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe; a key that is given twice is refused, since the second would silently replace the first."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (the stubs have another type than YAML)
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
-
-
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
@@ -151,8 +135,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(_read_yaml(path, ()))
     except ValidationError as error:
-        # a key that there is not is often why another is missing
-        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        first = first_fault(error)
         key = ".".join(str(part) for part in first["loc"]) or "(top)"
         raise RecipeError(f"{path}: {key}: {_explain(first)}") from None
 
@@ -176,9 +159,7 @@ def _explain(fault: ErrorDetails) -> str:
     """Say what is wrong with a key, and what would be right."""
     if fault["type"] == "extra_forbidden":
         known = list(BELOW.get(str(fault["loc"][0]), Recipe).model_fields if len(fault["loc"]) > 1 else ALL_KEYS)
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        return f"no such key; {hint}"
+        return no_such_key(fault["loc"][-1], known)
     if fault["type"] == "missing":
         return "this key is needed"
     if fault["type"] == "model_type":
@@ -189,7 +170,7 @@ def _explain(fault: ErrorDetails) -> str:
 def _read_yaml(path: Path, above: tuple[Path, ...]) -> object:
     """Return a file's content over its base's; ``above`` are the files that led here."""
     try:
-        raw: object = _Loader(path.read_text()).get_single_data()
+        raw: object = read_yaml(path.read_text())
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}; a recipe is a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

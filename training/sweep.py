@@ -32,9 +32,9 @@ def find_recipes(folder: Path) -> dict[str, Recipe]:
     Raises:
         RecipeError: if there is none, or one that cannot be used.
     """
-    paths = [path for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("_")]
     if not folder.is_dir():
         raise RecipeError(f"{folder}: no such folder; a sweep runs the .yaml files of a folder")
+    paths = [path for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("_")]
     if not paths:
         raise RecipeError(f"{folder}: no recipe in it; a sweep runs the .yaml files of a folder")
     recipes = {path.stem: read_recipe(path) for path in paths}

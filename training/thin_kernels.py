@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 PAD = 2
-ROWS = 8  # whose inputs and gradients fit into a core's first cache
+ROWS = 8  # of four gradients and one input: some 40 kB at 256 columns, which a core's first cache holds
 Array = NDArray[np.float32]
 
 # Numba's decorators are untyped for mypy. Work goes row by row, four output channels at a time: a row's inputs are

@@ -94,9 +94,9 @@ def train(
     pooled = recipe.pool and group.device.type == "cuda"  # a CPU does not outrun what draws
     batches = (pool_feed if pooled else feed)(samples, recipe, run.step, group, workers)
     log = None
-    if group.rank == 0 and run.step:
-        _say_it_goes_on(run, start)
     if group.rank == 0:
+        if run.step:
+            _say_it_goes_on(run, start)
         note_versions(folder, run.step, group, run.start)
         log = Log(folder, run.step)
     meter = Meter()
