@@ -11,7 +11,7 @@ def test_yaml_is_read_with_its_merge_keys():
 
 
 BOMB = "a0: &a0 {x: 1, y: 2, z: 3}\n" + "".join(
-    f"a{n}: &a{n} {{<<: [{'*a%d, ' % (n - 1) * 9}]}}\n" for n in range(1, 9)
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9)
 )
 REFUSED = [
     ("a key twice", "steps: 1\nsteps: 2\n", "'steps' is given twice"),
