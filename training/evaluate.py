@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from engine.contract import EngineError
 from engine.one_line import one_line_errors, run_command
@@ -24,7 +25,17 @@ from training.clips import ClipTally
 from training.data import DataError, Sample, read_split
 from training.finder import EvaluateError, Finder, load_finder
 from training.labelled_video import read_clips
-from training.measure import Gathered, Judged, Size, evaluate, evaluate_clip, figures_of, resized, worst_of
+from training.measure import (
+    GALLERY_FRAMES,
+    Gathered,
+    Judged,
+    Size,
+    evaluate,
+    evaluate_clip,
+    figures_of,
+    resized,
+    worst_of,
+)
 from training.noise import Noise, parse_noise
 from training.roc import Roc
 
@@ -45,7 +56,7 @@ class Measured:
         results: the figures of each model on each data set, or on the clips.
         rows: a row of figures a frame, or a clip.
         curves: a result and its ROC, where one is wanted.
-        worst: the worst frames of all.
+        worst: the worst frames, as many of every network.
     """
 
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -70,6 +81,7 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
     """
     done = Measured()
     for finder in finders:
+        worst: list[Judged] = []
         for name, samples in sets:
             label = f"{finder.name} " * (len(finders) > 1) + f"{name} " * (len(sets) > 1)
             gathered = Gathered(Roc() if with_roc else None, label)
@@ -77,7 +89,7 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
             result: dict[str, Any] = {"model": finder.name, "data": name, "split": split}
             result.update(figures_of(total, len(samples), finder.parameters))
             done.rows += [{"model": finder.name, "data": name, **row} for row in rows]
-            done.worst = worst_of([*done.worst, *gathered.worst])
+            worst = worst_of([*worst, *gathered.worst])
             if gathered.roc:
                 result["roc_area"] = gathered.roc.area()
                 done.curves.append((result, gathered.roc))
@@ -88,6 +100,7 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
                 figures = figures_of(total, len(samples), finder.parameters)
                 result["noise"].append({"kind": noise.kind, "level": noise.level, **figures})
             done.results.append(result)
+        done.worst += worst[: max(1, GALLERY_FRAMES // len(finders))]
     return done
 
 
@@ -107,7 +120,7 @@ def measure_clips(finders: list[Finder], folder: Path, names: list[str], every: 
 
 def table_of(results: list[dict[str, Any]]) -> Table:
     """Return results as a table to print: a line a figure, a column a result."""
-    table = Table("figure", *(f"{result['model']}\n{result['data']} {result.get('split', '')}" for result in results))
+    table = Table("figure", *(_column(f"{each['model']}\n{each['data']} {each.get('split', '')}") for each in results))
     for key in results[0]:
         if key not in ("model", "data", "split", "noise"):
             table.add_row(key, *(_shown(key, result[key]) for result in results))
@@ -116,13 +129,18 @@ def table_of(results: list[dict[str, Any]]) -> Table:
 
 def matrix_of(results: list[dict[str, Any]], sets: int) -> Table:
     """Return models x data sets as a table to print: a block a figure of ``MATRIX``, a line in it a model."""
-    table = Table("figure", "model", *(f"on {result['data']}" for result in results[:sets]))
+    table = Table("figure", _column("model"), *(_column(f"on {result['data']}") for result in results[:sets]))
     for key in MATRIX:
         for first in range(0, len(results), sets):
             line = results[first : first + sets]
             table.add_row("" if first else key, line[0]["model"], *(_shown(key, result[key]) for result in line))
         table.add_section()
     return table
+
+
+def _column(heading: str) -> Column:
+    """Return a column that breaks what is too wide for it: names are told apart by their ends."""
+    return Column(heading, overflow="fold")
 
 
 def noise_table_of(result: dict[str, Any]) -> Table:
@@ -186,6 +204,11 @@ def _check_outputs(files: list[Path | None], pictures: list[Path | None], roc: P
     for path in (*files, *pictures, roc):
         if path and not path.absolute().parent.is_dir():
             raise EvaluateError(f"{path}: No such file or directory: there is no folder {path.parent}")
+        wanted, other = ("a folder", "a file") if path == roc else ("a file", "a folder")
+        if path and path.exists() and path.is_dir() != (path == roc):
+            raise EvaluateError(f"{path}: is {other}; {wanted} is expected")
+        if path and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise EvaluateError(f"{path}: no leave to write it")
     for path in pictures:
         if path and path.suffix != ".png":
             raise EvaluateError(f"{path}: a name that ends in .png is expected")

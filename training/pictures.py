@@ -274,7 +274,7 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
         axis.set_xlim(0.8e-7, 1.2 if axis is pixels else None)
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14))  # below, where no curve is
     pixels.set_title("ROC of pixels; x: threshold 0.5", fontsize=10)
     ends = f"{PROBABILITIES[0]} to {PROBABILITIES[-1]}"
     targets.set_title(f"targets; {len(PROBABILITIES)} thresholds, {ends}; x: 0.5", fontsize=10)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
 
 
 def with_steps(recipe: Recipe, frames: int) -> Recipe:
-    """Return the recipe with its epochs, if it has them, as steps: an epoch draws as many crops as there are frames."""
-    if not recipe.epochs:
-        return recipe
-    steps = math.ceil(recipe.epochs * frames / recipe.batch)
-    return recipe.model_copy(update={"steps": steps, "epochs": 0})
+    """Return the recipe with its epochs, if it has them, as steps: an epoch draws as many crops as there are frames.
+
+    Raises:
+        RecipeError: where the warm-up takes them all.
+    """
+    if recipe.epochs:
+        steps = math.ceil(recipe.epochs * frames / recipe.batch)
+        recipe = recipe.model_copy(update={"steps": steps, "epochs": 0})
+    if recipe.warm_up >= recipe.steps:
+        raise RecipeError(f"{recipe.name}: warm_up: {recipe.warm_up} of {recipe.steps} steps; fewer are expected")
+    return recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -17,7 +17,7 @@ from training.packed import packed_files, read_packed
 from training.sample import Box, DataError, Sample
 
 MASK_LEVEL = 127  # above it, a mask's pixel is target
-IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg")
+IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")  # in capitals too
 FOLDERS = (("images", "masks"), ("IRSTD1k_Img", "IRSTD1k_Label"))
 ALSO_CALLED = {"train": "trainval"}  # IRSTD-1k and SIRST-Aug call it so
 BOX_MARGIN = 4  # pixels that a labelled box is grown by: what spills out of a loose box is no background
@@ -84,14 +84,17 @@ def _read(folder: Path, pair: tuple[str, str], name: str) -> Sample:
         raise DataError(f"{mask_path}: mask of {mw}x{mh} for a frame of {fw}x{fh}; they must agree")
     if mask.any() and mask.max() <= MASK_LEVEL:
         raise DataError(f"{mask_path}: its brightest pixel is {mask.max()}; a mask is 0 and 255")
-    return Sample(name, frame, mask > MASK_LEVEL)
+    if 2 * np.count_nonzero(target := mask > MASK_LEVEL) > target.size:
+        raise DataError(f"{mask_path}: more than half of it is target; a mask is 255 on targets, 0 elsewhere")
+    return Sample(name, frame, target)
 
 
 def _find(folder: Path, *names: str) -> Path:
     for name in names:
         for suffix in IMAGE_SUFFIXES:
-            if (path := folder / f"{name}{suffix}").is_file():
-                return path
+            for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix.upper()}"):
+                if path.is_file():
+                    return path
     raise DataError(f"{folder / names[0]}.png: no such image, nor one that ends in {', '.join(IMAGE_SUFFIXES[1:])}")
 
 

@@ -64,6 +64,11 @@ BREAKS = [
         lambda f: write(f / "masks/f20.png", ONES),
         r"f20.png: its brightest pixel is 1; a mask is 0 and 255",
     ),
+    (
+        "an inverted mask",
+        lambda f: write(f / "masks/f20.png", 255 - cv2.imread(str(f / "masks/f20.png"), cv2.IMREAD_GRAYSCALE)),
+        r"f20.png: more than half of it is target; a mask is 255 on targets",
+    ),
 ]
 
 
@@ -113,6 +118,14 @@ def test_published_shapes_are_read(why, shape, split, tmp_path):
     for sample in samples:
         assert np.array_equal(sample.frame, frames[sample.name])
         assert np.array_equal(sample.mask, sample.frame > 200)
+
+
+@pytest.mark.parametrize("suffix", [".jpeg", ".JPG", ".PNG"])
+def test_a_suffix_may_be_in_capitals(suffix, copy):
+    """What cameras and other systems call their files is read as well, from a list or a folder."""
+    for path in (copy / "images").iterdir():
+        path.rename(path.with_suffix(suffix))  # OpenCV goes by the content
+    assert len(read_split(copy, "test")) == 4
 
 
 UNPUBLISHED = [

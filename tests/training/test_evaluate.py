@@ -147,6 +147,7 @@ BAD = [
     ("a file in no folder", ["--model", "onnx", "--json", "/nowhere/r.json"], "/nowhere/r.json: No such file"),
     ("a table in no folder", ["--model", "onnx", "--csv", "/nowhere/r.csv"], "/nowhere/r.csv: No such file"),
     ("a folder in no folder", ["--model", "onnx", "--roc", "/nowhere/r"], "/nowhere/r: No such file"),
+    ("a table that is a folder", ["--model", "onnx", "--csv", "{}"], "is a folder; a file is expected"),
     ("a picture of no kind", ["--model", "onnx", "--gallery", "{}/g.gallery"], "g.gallery: a name that ends in .png"),
     ("no such noise", ["--model", "onnx", "--noise", "rain:1"], "--noise rain:1: no such kind"),
     ("a size in words", ["--model", "onnx", "--size", "small"], "--size small: WIDTHxHEIGHT"),

@@ -294,6 +294,8 @@ def test_epochs_are_as_many_crops_as_there_are_frames(recipe, tiny_set, tmp_path
     epochs = Recipe.model_validate({**TINY, "steps": 0, "epochs": 3})
     assert with_steps(epochs, 17).steps == 26
     assert with_steps(recipe, 17).steps == 7
+    with pytest.raises(RecipeError, match="warm_up: 26 of 26 steps; fewer are expected"):
+        with_steps(epochs.model_copy(update={"warm_up": 26}), 17)
     samples, _ = split_samples(epochs, tiny_set.parent)
     for _ in range(2):
         assert train(epochs, tiny_set.parent, tmp_path / "r", 0).recipe.steps == -(-3 * len(samples) // 2)
