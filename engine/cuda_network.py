@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -35,7 +35,10 @@ class Chain:
 
 @dataclass(frozen=True)
 class Stage:
-    """One iteration; the last one has neither ``noise`` nor ``merge``."""
+    """One iteration; the last one has neither ``noise`` nor ``merge``.
+
+    Where a model has them at no stage, the others are given some that leave D and N as they are.
+    """
 
     background: Chain
     target: Chain
@@ -79,16 +82,18 @@ class _OtherError(Exception):
 def _read(graph: onnx.GraphProto, info: ModelInfo) -> Network:
     seen = Graph(graph)
     chains = [_chain(seen, head) for node in graph.node if (head := head_of(seen, node))]
-    if len(chains) % 4 != 2:
-        raise _OtherError(f"{len(chains)} chains; 4 a stage and 2 of the last are expected")
+    each = {4 * info.stages - 2: 4, 2 * info.stages: 2}.get(len(chains))
+    if each is None:
+        raise _OtherError(f"{len(chains)} chains; 4 a stage and 2 of the last, or 2 a stage, are expected")
     sums = _Sums(seen, {chain.head.target for chain in chains})
     stages, frame, target = [], {_FRAME: 1.0}, _Sum()
     noise: _Sum | None = None  # that the stage starts with; None where the second stage has not yet told
     carry_noise = False
-    for first in range(0, len(chains), 4):
-        w, h, *rest = chains[first : first + 4]
+    for first in range(0, len(chains), each):
+        w, h, *rest = chains[first : first + each]
+        last = first + each >= len(chains)
         x = sums.of(w.source)
-        if first == 4:
+        if first == each:
             carry_noise = not _same(x, _add(frame, (-1, target)))
         if not carry_noise or noise is None:
             noise = {}
@@ -96,14 +101,17 @@ def _read(graph: onnx.GraphProto, info: ModelInfo) -> Network:
         background = _add(x, (1, {w.head.target: 1.0}))
         y = _add(target, (1, frame), (-1, background), (-1, noise))
         _expect(sums.of(h.source), y, h)
-        after = sums.of(rest[0].source) if rest else sums.of(_logits(seen))
-        epsilon = after.get(h.head.target, 0.0) * (1 if rest else -1)
+        after = sums.of(_logits(seen) if last else (rest or chains[first + each :])[0].source)
+        epsilon = after.get(h.head.target, 0.0) * (-1 if last else 1)
         target = _add(y, (-epsilon, {h.head.target: 1.0}))
-        if not rest:
+        if last:
             if not _same(after, target):
                 raise _OtherError("its answer is not T")
             stages.append(Stage(w, h, None, None, epsilon, 0.0))
             break
+        if not rest:
+            stages.append(Stage(w, h, *_hand_on(h), epsilon, 0.0))
+            continue
         f, m = rest
         z = _add(noise, (1, frame), (-1, background), (-1, target))
         _expect(after, z, f)
@@ -120,6 +128,38 @@ def _read(graph: onnx.GraphProto, info: ModelInfo) -> Network:
         if stage.merge and stage.merge.head.expand:
             raise _OtherError(f"{stage.merge.head.target!r} has a convolution without a ReLU before its attention")
     return Network(tuple(stages), carry_noise, info.bits)
+
+
+def _hand_on(like: Chain) -> tuple[Chain, Chain]:
+    """Return an F that makes nothing and an M that makes what it is given, for a stage without them.
+
+    The kernels compute both, and keep M's maps in FP16. So its channels are given the frame and a little more each, all
+    within one step of FP16: the mean of what they are rounded to is 32 times as exact.
+    """
+    head, thin = like.head, len(like.first[0])
+    wide = len(head.project)
+    more = (np.arange(wide) / wide * 2**-11).astype(np.float32)
+    (squeeze, bias), (excite, _) = head.squeeze, head.excite
+    even = replace(
+        head,
+        expand=None,
+        squeeze=(0 * squeeze, 0 * bias),
+        excite=(0 * excite, np.full(wide, 100, np.float32)),  # the attention is 1
+        project=_middle(np.full((wide, 1), 1 / wide, np.float32))[:, 0],
+        bias=np.array([-more.mean()], np.float32),
+    )
+    first = _middle(np.ones((wide, 1), np.float32)), more
+    layer = _middle(np.eye(wide, dtype=np.float32)), np.zeros(wide, np.float32)
+    nothing = np.zeros((thin, 1, 3, 3), np.float32), np.zeros(thin, np.float32)
+    noise = Chain(_FRAME, nothing, (), replace(head, project=0 * head.project, bias=0 * head.bias))
+    return noise, Chain(_FRAME, first, (layer,), even)
+
+
+def _middle(factors: Array) -> Array:
+    """Return 3x3 kernels that are zero but for their middles."""
+    kernels = np.zeros((*factors.shape, 3, 3), np.float32)
+    kernels[..., 1, 1] = factors
+    return kernels
 
 
 def _chain(seen: Graph, head: Head) -> Chain:

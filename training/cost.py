@@ -16,7 +16,7 @@ class Cost:
 
     Attributes:
         parameters: of the whole network, as published.
-        at_inference: of them, those that the targets depend on: without the last stage's N and D.
+        at_inference: of them, those that the targets depend on: without the F and M of the last stage, or of all.
         gmac: 10^9 multiply-accumulates of the convolutions that the targets depend on, for one frame.
     """
 
@@ -40,8 +40,10 @@ def cost_of(config: NetworkConfig, size: int = 256) -> Cost:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(count)
     network(frame)
-    last = network.stages[-1]
-    assert isinstance(last, Stage)
-    unused = [*last.noise.parameters(), *last.merge.parameters(), last.sigma]
+    unused = 0
+    for stage in network.stages[-1:] if config.rebuild else network.stages:
+        assert isinstance(stage, Stage)
+        for value in (*stage.noise.parameters(), *stage.merge.parameters(), stage.sigma):
+            unused += value.numel()
     parameters = sum(value.numel() for value in network.parameters())
-    return Cost(parameters, parameters - sum(value.numel() for value in unused), sum(macs) / 1e9)
+    return Cost(parameters, parameters - unused, sum(macs) / 1e9)

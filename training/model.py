@@ -39,6 +39,8 @@ class NetworkConfig:
         merge_layers: 3x3 layers c -> c in M.
         carry_noise: True hands N from stage to stage, as the published equations do; False
             starts every stage from N = 0, as the authors' code and checkpoints do.
+        rebuild: False leaves out F and M, most of the arithmetic: N stays 0, and every stage is given the frame itself.
+            Their weights are there and do nothing.
     """
 
     stages: int = 6
@@ -49,6 +51,7 @@ class NetworkConfig:
     noise_layers: int = 6
     merge_layers: int = 3
     carry_noise: bool = True
+    rebuild: bool = True
 
 
 @dataclass(frozen=True)
@@ -312,7 +315,9 @@ class RPCANetPlus(nn.Module):
             if index == len(self.stages) - 1 and not whole:
                 found.append(Decomposition(background, target, None, None))
                 break
-            next_noise, frame = stage.rebuild(frame, background, target, noise)
+            next_noise = noise
+            if self.config.rebuild:
+                next_noise, frame = stage.rebuild(frame, background, target, noise)
             found.append(Decomposition(background, target, next_noise, frame))
             if self.config.carry_noise:
                 noise = next_noise

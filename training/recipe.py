@@ -34,6 +34,7 @@ class NetworkRecipe(_Strict):
     channels: Annotated[int, Field(ge=1)] = 32
     bottleneck: Annotated[int, Field(ge=1)] = 4
     carry_noise: bool = True
+    rebuild: bool = True  # False leaves out F and M: every stage is given the frame itself
 
 
 class DataRecipe(_Strict):
@@ -113,9 +114,11 @@ class Recipe(_Strict):
     evaluate_every: Annotated[int, Field(ge=1)] = 500
 
     @model_validator(mode="after")
-    def _has_a_length(self) -> Self:
+    def _means_something(self) -> Self:
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError("give either steps or epochs, greater than 0")
+        if self.fidelity_weight and not self.network.rebuild:
+            raise ValueError("fidelity_weight: without network.rebuild nothing rebuilds the frame; 0 is expected")
         return self
 
 

@@ -131,6 +131,7 @@ NETWORKS = [
         {"stages": 2, "bottleneck": 8, "channels": 24, "background_layers": 2, "target_layers": 1, "noise_layers": 0,
          "merge_layers": 1, "carry_noise": False},
     ),
+    ("without F and M", {"stages": 3, "rebuild": False}),
 ]  # fmt: skip
 
 

@@ -54,12 +54,15 @@ def decompose(weights, config, frame):
     stages = []
     for k in range(config.stages):
         stage = f"stages.{k}"
-        if not config.carry_noise:
+        if not config.carry_noise or not config.rebuild:
             N = torch.zeros_like(frame)
         x = D - T - N
         B = x + background_of(weights, stage, x, config.background_layers)
         x = T + D - B - N
         T = x - weights[f"{stage}.epsilon"] * chain_of(weights, stage, "target", x, config.target_layers)
+        if not config.rebuild:
+            stages.append((B, T, N, D))
+            continue
         x = N + D - B - T
         N = x - weights[f"{stage}.sigma"] * chain_of(weights, stage, "noise", x, config.noise_layers)
         D = merge_of(weights, stage, B + T + N, config.merge_layers)

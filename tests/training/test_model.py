@@ -23,6 +23,7 @@ PLAIN = [
     ("the published network, three stages of it", {"stages": 3}),
     ("N carried on", {"stages": 3, **SMALL}),
     ("N from 0 at every stage", {"stages": 3, "carry_noise": False, **SMALL}),
+    ("without F and M", {"stages": 3, "rebuild": False, **SMALL}),
     ("other depths", {**DEPTHS, **SMALL, "stages": 2}),
     ("one stage", {"stages": 1, **SMALL}),
     ("fewer channels than the attention divides by", {"stages": 2, "channels": 8, "bottleneck": 3}),

@@ -43,6 +43,11 @@ BAD = [
     ("two lengths", LEAST + "epochs: 4\n", r"\(top\): give either steps or epochs"),
     ("no data", "name: x\ndata: []\nsteps: 1\n", r"data: List should have at least 1"),
     ("a value out of range", LEAST + "target_share: 1.5\n", r"target_share: Input should be less than or equal to 1"),
+    (
+        "a D that is not there",
+        LEAST + "network: {rebuild: false}\n",
+        r"fidelity_weight: without network.rebuild",
+    ),
     ("no steps", "name: x\ndata: [{set: dots}]\nsteps: 0\n", r"\(top\): give either steps or epochs"),
     ("fewer than no steps", "name: x\ndata: [{set: dots}]\nsteps: -1\n", r"steps: Input should be greater"),
     ("all held out", LEAST + "held_out: 1\n", r"held_out"),

@@ -102,6 +102,7 @@ def test_a_signal_in_the_last_step_of_a_recipe_stops_the_sweep(recipes, tiny_set
 COSTS = [
     ("the published K=6", {}, 215_916, 184_581),
     ("K=1, whose only N and D go", {"stages": 1}, 35_986, 4_651),
+    ("K=3 without F and M", {"stages": 3, "rebuild": False}, 107_958, 3 * 4_651),
     ("the authors' on NUDT-SIRST", {"bottleneck": 16}, 475_188, None),
 ]
 
