@@ -252,7 +252,9 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
         path: the PNG to write.
         curves: each with the figures of ``--json`` that name its network and data set.
     """
-    figure = Figure(figsize=(12.5, 5), dpi=DPI, layout="constrained")
+    figure = Figure(
+        figsize=(12.5, 4.5 + 0.18 * len(curves)), dpi=DPI, layout="constrained"
+    )  # a line each in the legend
     pixels, targets = figure.subplots(1, 2)
     half = PROBABILITIES.index(0.5)
     for index, (result, roc) in enumerate(curves):

@@ -3,9 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from training.data import Sample
-from training.measure import figures_of, resized
+from training.evaluate import matrix_of, measure_sets, table_of
+from training.finder import Finder
+from training.measure import GALLERY_FRAMES, figures_of, resized
 from training.metrics import Tally
 
 FRAME = np.arange(40 * 60, dtype=np.uint32).reshape(40, 60).astype(np.uint8)
@@ -58,3 +61,32 @@ def test_false_components_of_target_free_frames():
     assert figures["false_components_per_frame"] == 1
     assert figures["false_components_per_target_free_frame"] == 1
     assert (figures["target_free_frames"], figures["params"], figures["frames"]) == (2, 5, 3)
+
+
+def test_each_network_has_its_share_of_the_gallery():
+    """One that is wrong everywhere leaves room for the faults of one that is nearly right."""
+    samples = [with_targets((index, 10, 3, 3)) for index in range(GALLERY_FRAMES)]
+
+    def shifted(frame):
+        return np.roll(frame.astype(np.float32), 1, 1)
+
+    blind = Finder("blind", lambda frame: np.zeros(frame.shape, np.float32), 0.5, 1)
+    near = Finder("near", shifted, 0.5, 1)
+    samples = [Sample(f"f{index}", sample.mask.astype(np.uint8), sample.mask) for index, sample in enumerate(samples)]
+    worst = measure_sets([blind, near], [("dots", samples)], "test", [], with_roc=False).worst
+    assert [each.label.split()[0] for each in worst] == ["blind"] * 6 + ["near"] * 6
+    alone = measure_sets([near], [("dots", samples)], "test", [], with_roc=False)
+    assert len(alone.worst) == GALLERY_FRAMES
+
+
+def test_names_in_a_table_are_told_apart_by_their_ends():
+    """A heading that is too long for its column is broken, not cut off."""
+    samples = [with_targets((10, 10, 3, 3))]
+    names = [f"a_network_with_a_long_name_{index}" for index in range(4)]
+    finders = [Finder(name, lambda frame: np.ones(frame.shape, np.float32), 0.5, 1) for name in names]
+    results = measure_sets(finders, [("dots", samples)], "test", [], with_roc=False).results
+    for table in (table_of(results), matrix_of(results, 1)):
+        console = Console(width=50, record=True, quiet=True)
+        console.print(table)
+        said = console.export_text()
+        assert "…" not in said

@@ -72,3 +72,15 @@ def test_noise_and_roc(tmp_path):
     draw_roc(tmp_path / "roc.png", [(result, roc) for result in results])
     for name in ("noise", "roc"):
         assert cv2.imread(str(tmp_path / f"{name}.png")).std() > 10
+
+
+def test_many_curves_keep_their_room(tmp_path):
+    """A legend of 21 lines makes the picture higher, not the curves lower."""
+    roc = Roc()
+    roc.add(np.where(MASK, 3, -3).astype(np.float32), MASK)
+    heights = []
+    for curves in (1, 21):
+        draw_roc(tmp_path / "roc.png", [({"model": f"m{index}", "data": "d"}, roc) for index in range(curves)])
+        dark = (cv2.imread(str(tmp_path / "roc.png"), cv2.IMREAD_GRAYSCALE) < 30).sum(0)
+        heights.append(dark.max())  # of the left axis, which is a black line
+    assert heights[1] > 0.9 * heights[0] > 270
