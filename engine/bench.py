@@ -138,7 +138,7 @@ def bench(
     proto, info = read_model(find_model(model))
     bits = info.bits
     engines: list[Engine | Reference] = [load_engine(model, name, bits, threads) for name in names]
-    reference = Reference(info, threads) if with_reference else None
+    reference = Reference(proto, info, threads) if with_reference else None
     if reference:
         engines.insert(0, reference)
     precisions = [precision_of(proto, engine.name) for engine in engines]

@@ -23,10 +23,11 @@ from rich.table import Table
 from engine.asides import warn
 from engine.base import FULL_RANGE, load_engine
 from engine.bench import Speed, parse_batch, parse_size
-from engine.contract import EngineError, ModelInfo, find_model, read_model
+from engine.contract import EngineError, find_model, read_model
 from engine.cuda import find_gpu
 from engine.cuda_plan import work_of_plan
 from engine.one_line import check_output, one_line_errors, run_command
+from engine.parts import rebuilds
 
 LEAST_RUNS = 10
 MAX_BATCH = 999
@@ -108,15 +109,16 @@ def time_engine(
 
 
 def time_reference(
-    info: ModelInfo, model: str, sizes: list[tuple[int, int]], batches: list[int], seconds: float
+    model: str, sizes: list[tuple[int, int]], batches: list[int], seconds: float
 ) -> tuple[list[GpuTiming], dict[str, float]]:
     """Time PyTorch in a process of its own; return what it took, and the GPU's rates.
 
     Raises:
         EngineError: if PyTorch is not installed or has no GPU; not if it stops later, as where memory ends.
     """
-    wanted = {"stages": info.stages, "channels": info.channels, "bottleneck": info.bottleneck}
-    wanted |= {"sizes": sizes, "batches": batches, "seconds": seconds}  # type: ignore[dict-item]
+    proto, info = read_model(find_model(model))
+    wanted: dict[str, object] = {"stages": info.stages, "channels": info.channels, "bottleneck": info.bottleneck}
+    wanted |= {"rebuild": rebuilds(proto.graph, info.stages), "sizes": sizes, "batches": batches, "seconds": seconds}
     line = [sys.executable, "-m", "training.gpu_reference", json.dumps(wanted)]
     try:
         done = subprocess.run(line, capture_output=True, check=False, timeout=REFERENCE_S)
@@ -161,8 +163,8 @@ def main(
     sizes = [parse_size(part) for part in size.split(",")]
     batches = [parse_batch(part, MAX_BATCH) for part in batch.split(",")]
     check_output("--json", json_path)
-    gpu, info = find_gpu(), read_model(find_model(model))[1]
-    timings, rates = time_reference(info, model, sizes, batches, seconds) if reference else ([], {})
+    gpu = find_gpu()
+    timings, rates = time_reference(model, sizes, batches, seconds) if reference else ([], {})
     for name in engine.split(","):
         timings += time_engine(model, name.strip(), sizes, batches, seconds, rates)
     figures = {"gpu": asdict(gpu), "rates": rates, "results": [asdict(timing) for timing in timings]}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.base import Frames
 from engine.contract import FRAMES, WINDOW, EngineError, ModelInfo
 from engine.openvino_engine import openvino_core
-from engine.parts import is_quantised
+from engine.parts import is_quantised, rebuilds
 
 SIDES = {"f32": 1024, "bf16": 2048, "int8": 2048}  # of the square matrices whose product is the limit
 
@@ -110,7 +110,8 @@ def _levels(x: Any, low: int, high: int) -> Any:  # noqa: ANN401 (OpenVINO has n
 class Reference:
     """The network of a model in eager PyTorch, in a process of its own, dressed as an engine.
 
-    Its weights are random, which no time depends on, and its layers those of the published networks.
+    Its weights are random, which no time depends on, and its layers those of the published networks, F and M left out
+    where the model has none.
 
     Raises:
         EngineError: if PyTorch is not installed.
@@ -119,14 +120,15 @@ class Reference:
     name = "pytorch"
     best_batch = 1
 
-    def __init__(self, info: ModelInfo, threads: int | None) -> None:
+    def __init__(self, model: onnx.ModelProto, info: ModelInfo, threads: int | None) -> None:
         self.info = info
+        self._rebuild = rebuilds(model.graph, info.stages)
         self._threads = threads
         self._process: subprocess.Popen[str] | None = None
 
     def prepare(self, batch: int, height: int, width: int) -> None:
         self.close()
-        widths = (self.info.stages, self.info.channels, self.info.bottleneck, self.info.bits)
+        widths = (self.info.stages, self.info.channels, self.info.bottleneck, int(self._rebuild), self.info.bits)
         words = [str(number) for number in (*widths, batch, height, width, self._threads or 0)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "training.reference", *words],

@@ -130,6 +130,12 @@ def is_quantised(graph: onnx.GraphProto) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in graph.node)
 
 
+def rebuilds(graph: onnx.GraphProto, stages: int) -> bool:
+    """Tell whether a network's stages have F and M: four heads a stage and two of the last, or else two a stage."""
+    seen = Graph(graph)
+    return stages == 1 or sum(head_of(seen, node) is not None for node in graph.node) != 2 * stages
+
+
 def head_of(seen: Graph, node: onnx.NodeProto) -> Head | None:
     """Return the head whose attention begins with ``node``, a mean over the frame."""
     if node.op_type != "ReduceMean" or len(node.input) != 2:

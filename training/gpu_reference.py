@@ -37,6 +37,7 @@ class Wanted:
         sizes: ``[width, height]`` each.
         batches: frames in a call.
         seconds: to time each.
+        rebuild: False leaves out F and M.
         compiled: only torch.compile, at the first size; else all that needs no compiling, and the limits.
         after: a file that is waited for between compiling and timing, so that nothing else is timed meanwhile.
     """
@@ -47,6 +48,7 @@ class Wanted:
     sizes: list[tuple[int, int]]
     batches: list[int]
     seconds: float
+    rebuild: bool = True
     compiled: bool = False
     after: str = ""
 
@@ -65,7 +67,8 @@ class _Plain(nn.Module):
 
 def network_of(wanted: Wanted) -> RPCANetPlus:
     """Return a network on the GPU."""
-    network = RPCANetPlus(NetworkConfig(wanted.stages, wanted.channels, wanted.bottleneck, carry_noise=False)).eval()
+    widths = wanted.stages, wanted.channels, wanted.bottleneck
+    network = RPCANetPlus(NetworkConfig(*widths, carry_noise=False, rebuild=wanted.rebuild)).eval()
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, WeighAndProject):

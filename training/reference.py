@@ -11,7 +11,15 @@ from training.model import NetworkConfig, RPCANetPlus
 
 
 def main(
-    stages: int, channels: int, bottleneck: int, bits: int, batch: int, height: int, width: int, threads: int
+    stages: int,
+    channels: int,
+    bottleneck: int,
+    rebuild: int,
+    bits: int,
+    batch: int,
+    height: int,
+    width: int,
+    threads: int,
 ) -> None:
     """Run a network of random weights on random frames for every line of stdin, and answer each with a line.
 
@@ -19,6 +27,7 @@ def main(
         stages: K.
         channels: c.
         bottleneck: b.
+        rebuild: 0 leaves out F and M.
         bits: depth of the frames, 8 or 16.
         batch: frames in a call.
         height: of a frame, in pixels.
@@ -27,7 +36,7 @@ def main(
     """
     if threads:
         torch.set_num_threads(threads)
-    network = Deployed(RPCANetPlus(NetworkConfig(stages, channels, bottleneck)), bits).eval()
+    network = Deployed(RPCANetPlus(NetworkConfig(stages, channels, bottleneck, rebuild=bool(rebuild))), bits).eval()
     shape = (batch, 1, height, width) if bits == 8 else (batch, 1, height, width, 2)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8)
     window = torch.tensor([[0.0, 2.0**bits - 1]] * batch)

@@ -117,7 +117,8 @@ def write_tables(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "At inference: parameters and multiply-accumulates (one 256x256 frame) without the last stage's N and D. "
+        "At inference: parameters and multiply-accumulates (one 256x256 frame) without what no target depends on: F "
+        "and M of the last stage or, without network.rebuild, of all. "
         "Figures: the best checkpoint on the held-out part of the training splits, pixels for IoU and Fa, overlap for "
         "Pd; mean ± standard deviation over the seeds.",
         "",

@@ -22,6 +22,7 @@ from engine.contract import MODELS, EngineError, read_model
 from engine.cuda_network import read_network
 from engine.cuda_plan import KERNELS, kernels_of, room_for, work_of_plan
 from engine.cuda_weights import pack_weights
+from engine.parts import rebuilds
 
 
 def beside(name):
@@ -144,6 +145,8 @@ def test_networks_of_the_contract(why, config, folder, write):
     missing.
     """
     path = write(**config)
+    proto, info = read_model(path)
+    assert rebuilds(proto.graph, info.stages) == config.get("rebuild", True)
     found = check(path, folder, 2, 17, 37)
     assert (check(path, folder, 2, 17, 37, together=1, backwards=True) == found).all()
 
