@@ -44,10 +44,9 @@ demo: $(VENV)/.base
 
 # What mostly waits or has no clock to keep is tested two at a time; what has to keep up gets the machine for itself.
 TOGETHER := tests/engine tests/training $(patsubst %,tests/test_%.py,command_line fuzz network_camera run_pipeline security) \
-	$(patsubst %,tests/stream/test_%.py,check client compiled config detect evaluate publish_subscribe record) \
-	$(patsubst %,tests/stream/test_%.py,replay report_page score_tracks) \
+	$(patsubst %,tests/stream/test_%.py,check client compiled config detect evaluate record replay report_page score_tracks) \
 	$(patsubst %,tests/stream/test_%.py,track track_bench track_kernels window) \
-	$(patsubst %,tests/stream/sources/test_%.py,images lasting network open_source scene srt video) \
+	$(patsubst %,tests/stream/sources/test_%.py,images open_source scene video) \
 	$(patsubst %,tests/stream/web/test_%.py,browser guard prometheus)
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 $(TOGETHER)

@@ -134,7 +134,7 @@ def _hand_on(like: Chain) -> tuple[Chain, Chain]:
     """Return an F that makes nothing and an M that makes what it is given, for a stage without them.
 
     The kernels compute both, and keep M's maps in FP16. So its channels are given the frame and a little more each, all
-    within one step of FP16: the mean of what they are rounded to is 32 times as exact.
+    within one step of FP16: the mean of what they are rounded to is (but for white) 32 times as exact.
     """
     head, thin = like.head, len(like.first[0])
     wide = len(head.project)

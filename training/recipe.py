@@ -117,6 +117,8 @@ class Recipe(_Strict):
     def _means_something(self) -> Self:
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError("give either steps or epochs, greater than 0")
+        if self.steps and self.warm_up >= self.steps:
+            raise ValueError(f"warm_up: {self.warm_up} of {self.steps} steps; fewer are expected")
         if self.fidelity_weight and not self.network.rebuild:
             raise ValueError("fidelity_weight: without network.rebuild nothing rebuilds the frame; 0 is expected")
         return self

@@ -262,6 +262,9 @@ def _begin_with(network: RPCANetPlus, start: Path) -> None:
     found = _last_network(start) if start.is_dir() else load_network(start)[0]
     if len(found.stages) > len(network.stages):
         raise WeightsError(f"{start}: weights of {len(found.stages)} stages; the recipe has {len(network.stages)}")
+    if len(found.stages) > 1 and found.config.rebuild != network.config.rebuild:
+        mine, its = (str(each.config.rebuild).lower() for each in (network, found))
+        raise WeightsError(f"{start}: weights of network.rebuild {its}; the recipe has {mine}")
     try:
         for mine, its in zip(network.stages, found.stages, strict=False):
             mine.load_state_dict(its.state_dict())

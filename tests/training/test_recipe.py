@@ -43,6 +43,7 @@ BAD = [
     ("two lengths", LEAST + "epochs: 4\n", r"\(top\): give either steps or epochs"),
     ("no data", "name: x\ndata: []\nsteps: 1\n", r"data: List should have at least 1"),
     ("a value out of range", LEAST + "target_share: 1.5\n", r"target_share: Input should be less than or equal to 1"),
+    ("a warm-up without end", LEAST + "warm_up: 10\n", r"\(top\): warm_up: 10 of 10 steps; fewer are expected"),
     (
         "a D that is not there",
         LEAST + "network: {rebuild: false}\n",

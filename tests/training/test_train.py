@@ -133,6 +133,7 @@ def test_a_longer_network_begins_with_the_stages_of_a_shorter_one(recipe, tiny_s
 START = [
     ("more stages than the recipe has", {"stages": 1}, "weights of 2 stages; the recipe has 1"),
     ("other widths", {"bottleneck": 6}, "other widths or depths"),
+    ("F and M that do nothing", {"rebuild": False}, "weights of network.rebuild true; the recipe has false"),
 ]
 
 
