@@ -263,8 +263,8 @@ def _begin_with(network: RPCANetPlus, start: Path) -> None:
     if len(found.stages) > len(network.stages):
         raise WeightsError(f"{start}: weights of {len(found.stages)} stages; the recipe has {len(network.stages)}")
     if len(found.stages) > 1 and found.config.rebuild != network.config.rebuild:
-        mine, its = (str(each.config.rebuild).lower() for each in (network, found))
-        raise WeightsError(f"{start}: weights of network.rebuild {its}; the recipe has {mine}")
+        wanted, has = (str(each.config.rebuild).lower() for each in (network, found))
+        raise WeightsError(f"{start}: weights of network.rebuild {has}; the recipe has {wanted}")
     try:
         for mine, its in zip(network.stages, found.stages, strict=False):
             mine.load_state_dict(its.state_dict())
