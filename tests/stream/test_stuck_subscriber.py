@@ -101,7 +101,7 @@ def test_a_file_run_waits_at_its_end_until_a_slow_subscriber_has_all(interrupted
         assert healthy.poll(60_000)
         published, got, most, last = 0, [], 0, None
         while not (isinstance(last, StatusMessage) and last.health == "ended"):
-            if healthy.poll(0 if len(got) < most else 1_000):
+            if healthy.poll(0 if len(got) < most else 2_000):  # else it waits for the slow one
                 last = decode(*(healthy.recv_string(), healthy.recv()))
                 published = last.published if isinstance(last, TracksMessage) else published
             elif len(got) < most:
