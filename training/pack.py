@@ -23,6 +23,8 @@ def pack(recipe: Recipe, also: list[tuple[str, str]], data: Path, out: Path) -> 
     written too: the program that reads a recipe leaves it out. Scenes are drawn, not read.
     """
     parts = [part for part in recipe.data if part.set != "scene"]
+    if any(name == "scene" for name, _ in also):
+        raise DataError("--also scene: a scene is drawn, not read; an image set is expected")
     parts += [DataRecipe(set=name, split=split) for name, split in also]
     paths: list[Path] = []
     done: set[tuple[str, str]] = set()
@@ -55,7 +57,7 @@ def main(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file (see configs/training).")],
     data: Annotated[Path, typer.Option(help="The folder that holds the data sets.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it is given as --data afterwards.")],
-    also: Annotated[list[str] | None, typer.Option(help="A split to test on, SET:SPLIT; repeatable.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="A split of images to test on, SET:SPLIT; repeatable.")] = None,
 ) -> None:
     """Write the splits that a recipe needs as files of at most 60 MiB each."""
     named = [(name, split or "test") for name, _, split in (text.partition(":") for text in also or ())]

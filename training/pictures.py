@@ -101,7 +101,7 @@ Stage = dict[str, "Image | None"]
 
 
 def stages_of(network: RPCANetPlus, frame: NDArray[np.uint8]) -> list[Stage]:
-    """Return what every stage of a network makes of a frame, ``[height, width]``."""
+    """Return what every stage of a network makes of a frame, ``[height, width]``; None for what it does not make."""
     import torch
 
     device = next(network.parameters()).device
@@ -109,7 +109,7 @@ def stages_of(network: RPCANetPlus, frame: NDArray[np.uint8]) -> list[Stage]:
         found = network.decompose(torch.from_numpy(frame).to(device).float()[None, None] / 255)
     return [
         {
-            key: None if value is None else value[0, 0].cpu().numpy()
+            key: None if value is None or (key in "ND" and not network.config.rebuild) else value[0, 0].cpu().numpy()
             for key, value in zip("BTND", (each.background, each.target, each.noise, each.frame), strict=True)
         }
         for each in found
@@ -225,7 +225,7 @@ def draw_noise(path: Path, results: list[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
         axis.set_ylim(0, 100)
     axes[0].set_ylabel("IoU, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=len(kinds))
     figure.savefig(path)
 
 

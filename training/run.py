@@ -229,20 +229,18 @@ class Run:
         return loss.detach()
 
     def evaluate(self, held_out: Sequence[Sample]) -> dict[str, float]:
-        """Score the averaged weights on the held-out frames, keep them if they are the best, and return a log's row.
+        """Score the averaged weights on the held-out frames, keep them, also as the best if so, and return a log's row.
 
         Where nothing is held out, the latest are the best.
         """
         figures = score(self.average.network, held_out, self.group.device) if held_out else {}
+        names = ["last"]
         if not held_out or figures["iou"] > self.best:
             self.best = figures.get("iou", -1.0)
-            save_network(
-                self.average.network,
-                self.folder / "best.safetensors",
-                recipe=self.recipe.model_dump_json(),
-                step=str(self.step),
-                held_out=json.dumps(figures),
-            )
+            names.append("best")
+        said = {"recipe": self.recipe.model_dump_json(), "step": str(self.step), "held_out": json.dumps(figures)}
+        for name in names:
+            save_network(self.average.network, self.folder / f"{name}.safetensors", **said)
         return {**self.progress(), **figures}
 
     def progress(self) -> dict[str, float]:

@@ -133,6 +133,9 @@ def test_the_command_packs_and_says_what(tiny_set, tmp_path):
     lost = CliRunner().invoke(app, [*arguments, "--also", "nothing:test"])
     assert lost.exit_code == 2
     assert "nothing" in lost.stderr
+    drawn = CliRunner().invoke(app, [*arguments, "--also", "scene:test"])
+    assert drawn.exit_code == 2
+    assert "--also scene: a scene is drawn, not read" in drawn.stderr
 
 
 def test_packed_clips_give_the_frames_they_hold(data, tmp_path):

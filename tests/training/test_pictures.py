@@ -61,6 +61,14 @@ def test_stages(mask, tmp_path, make_network):
     assert height > 1.5 * width
 
 
+def test_stages_without_f_and_m(tmp_path, make_network):
+    """N and D, which such a network does not make, are left out."""
+    sample = Sample("f", np.full(MASK.shape, 50, np.uint8), MASK)
+    found = stages_of(make_network(stages=2, rebuild=False), sample.frame)
+    assert all((stage["N"], stage["D"]) == (None, None) for stage in found)
+    draw_stages(tmp_path / "s.png", "net", [(sample, found)])
+
+
 def test_noise_and_roc(tmp_path):
     """Curves of two networks; a panel a kind of noise."""
     levels = [("gaussian", 5), ("gaussian", 10), ("poisson", 100), ("salt-pepper", 0.01)]

@@ -99,6 +99,10 @@ def test_stopped_and_resumed_twice_is_not_stopped_at_all(optimizer, tiny_set, tm
     assert best.config.stages == 2
     assert json.loads(metadata["recipe"])["name"] == "tiny"
     assert json.loads(metadata["held_out"])["iou"] == pytest.approx(max(float(row["iou"]) for row in rows[0]))
+    last, metadata = load_network(tmp_path / "whole" / "last.safetensors")
+    assert metadata["step"] == "7"
+    average = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)["average"]
+    assert all(torch.equal(value, average[name]) for name, value in last.state_dict().items())
 
 
 def test_a_log_written_after_the_last_checkpoint_is_forgotten(recipe, tiny_set, tmp_path):
