@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from engine.contract import EngineError
-from engine.one_line import one_line_errors, run_command
+from engine.one_line import check_output, check_output_folder, one_line_errors, run_command
 from training.clips import ClipTally
 from training.data import DataError, Sample, read_split
 from training.finder import EvaluateError, Finder, load_finder
@@ -199,20 +198,16 @@ def _write_stages(path: Path, finder: Finder, sets: Sets, names: list[str]) -> N
     draw_stages(path, finder.name, [(samples[name], stages_of(finder.network, samples[name].frame)) for name in names])
 
 
-def _check_outputs(files: list[Path | None], pictures: list[Path | None], roc: Path | None) -> None:
+def _check_outputs(json_path: str | None, csv_path: Path | None, roc: Path | None, **pictures: Path | None) -> None:
     """Refuse what would fail after minutes of measuring."""
-    for path in (*files, *pictures, roc):
-        if path and not path.absolute().parent.is_dir():
-            raise EvaluateError(f"{path}: No such file or directory: there is no folder {path.parent}")
-        wanted, other = ("a folder", "a file") if path == roc else ("a file", "a folder")
-        if path and path.exists() and path.is_dir() != (path == roc):
-            raise EvaluateError(f"{path}: is {other}; {wanted} is expected")
-        if path and not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise EvaluateError(f"{path}: no leave to write it")
-    for path in pictures:
-        if path and path.suffix != ".png":
-            raise EvaluateError(f"{path}: a name that ends in .png is expected")
-    if roc or any(pictures):
+    check_output("--json", json_path)
+    check_output("--csv", csv_path)
+    for name, path in pictures.items():
+        check_output(f"--{name.replace('_', '-')}", path, ".png")
+    if roc and not roc.absolute().parent.is_dir():
+        raise EvaluateError(f"{roc}: No such file or directory: there is no folder {roc.parent}")
+    check_output_folder("--roc", roc)
+    if roc or any(pictures.values()):
         try:
             import training.pictures  # noqa: F401
         except ImportError as error:
@@ -252,7 +247,7 @@ def main(
     )  # fmt: skip
     _check_combination({option for option, value in options if value}, len(model))
     json_file = Path(json_path) if json_path and json_path != "-" else None
-    _check_outputs([json_file, csv_path], [gallery, noise_plot, stages], roc)
+    _check_outputs(json_path, csv_path, roc, gallery=gallery, noise_plot=noise_plot, stages=stages)
     finders = [load_finder(each, engine) for each in model]
     names = [finder.name for finder in finders]
     for index, name in enumerate(names):

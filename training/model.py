@@ -58,7 +58,7 @@ class NetworkConfig:
 class Decomposition:
     """What one stage made of a frame; every field is ``[batch, 1, height, width]``.
 
-    ``noise`` and ``frame`` are None where the caller did not want the last stage's.
+    ``noise`` and ``frame`` are None where the caller did not want the last stage's, and without F and M.
     """
 
     background: Tensor
@@ -312,12 +312,10 @@ class RPCANetPlus(nn.Module):
         for index, stage in enumerate(self.stages):
             assert isinstance(stage, Stage)
             background, target = stage.split(frame, target, noise)
-            if index == len(self.stages) - 1 and not whole:
+            if not self.config.rebuild or (index == len(self.stages) - 1 and not whole):
                 found.append(Decomposition(background, target, None, None))
-                break
-            next_noise = noise
-            if self.config.rebuild:
-                next_noise, frame = stage.rebuild(frame, background, target, noise)
+                continue
+            next_noise, frame = stage.rebuild(frame, background, target, noise)
             found.append(Decomposition(background, target, next_noise, frame))
             if self.config.carry_noise:
                 noise = next_noise

@@ -109,7 +109,7 @@ def stages_of(network: RPCANetPlus, frame: NDArray[np.uint8]) -> list[Stage]:
         found = network.decompose(torch.from_numpy(frame).to(device).float()[None, None] / 255)
     return [
         {
-            key: None if value is None or (key in "ND" and not network.config.rebuild) else value[0, 0].cpu().numpy()
+            key: None if value is None else value[0, 0].cpu().numpy()
             for key, value in zip("BTND", (each.background, each.target, each.noise, each.frame), strict=True)
         }
         for each in found
@@ -252,9 +252,8 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
         path: the PNG to write.
         curves: each with the figures of ``--json`` that name its network and data set.
     """
-    figure = Figure(
-        figsize=(12.5, 4.5 + 0.18 * len(curves)), dpi=DPI, layout="constrained"
-    )  # a line each in the legend
+    height = 4.5 + 0.18 * len(curves)  # a line each in the legend
+    figure = Figure(figsize=(12.5, height), dpi=DPI, layout="constrained")
     pixels, targets = figure.subplots(1, 2)
     half = PROBABILITIES.index(0.5)
     for index, (result, roc) in enumerate(curves):

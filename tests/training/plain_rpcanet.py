@@ -61,7 +61,7 @@ def decompose(weights, config, frame):
         x = T + D - B - N
         T = x - weights[f"{stage}.epsilon"] * chain_of(weights, stage, "target", x, config.target_layers)
         if not config.rebuild:
-            stages.append((B, T, N, D))
+            stages.append((B, T, None, None))
             continue
         x = N + D - B - T
         N = x - weights[f"{stage}.sigma"] * chain_of(weights, stage, "noise", x, config.noise_layers)
