@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from stream.sources import check_source, open_source
 from stream.sources.base import EndOfSource, SourceError, SourceFrame
 from stream.sources.scene import SceneConfig, SceneSource
 from tests.pipeline import ROOT, Outcome, Run, run, tracks_of
+
+Tracks = list[dict[str, object]]
 
 FRAMES = 40
 SCENES = {8: "scene:?bits=8&width=160&height=128&seed=1", 16: "scene:?bits=16&width=160&height=128&seed=1"}
@@ -92,21 +95,30 @@ def test_a_run_on_a_recording_gives_the_same_tracks(recorded: tuple[Outcome, Pat
         assert here == there
 
 
-def test_a_live_run_with_drops_gives_the_same_tracks_again(tmp_path: Path) -> None:
-    """A 16-bit camera, whose window moves with dropped frames too: numbers, windows and times are kept."""
+def live_and_again(folder: Path) -> tuple[list[tuple[int, Tracks]], list[tuple[int, Tracks]]]:
+    """A live camera of 16 bit that is recorded, and a run on its recording: numbers and tracks of their messages."""
     source = f"{SCENES[16]}&fps=100&frames=120"
-    first = run("--source", source, "--record", tmp_path / "r", "--report", tmp_path / "r.json", subscribed=True)
+    first = run("--source", source, "--record", folder / "r", "--report", folder / "r.json", subscribed=True)
     assert (first.code, first.left) == (0, []), first.err
-    (stream,) = json.loads((tmp_path / "r.json").read_text())["streams"]
+    (stream,) = json.loads((folder / "r.json").read_text())["streams"]
     assert stream["recorded"] + sum(stream["not_recorded_by_reason"].values()) == stream["published"]
-    again = run("--source", f"recording:{tmp_path}/r", subscribed=True)
+    again = run("--source", f"recording:{folder}/r", subscribed=True)
     before = [(m["seq"], m["tracks"]) for m in tracks_of(first.messages, "scene")]
     after = [(m["seq"], m["tracks"]) for m in again.messages if m["schema"] == "irstream.tracks/1"]
     assert len(after) == stream["recorded"]
-    # On a machine so busy that frames were not recorded, they are the same up to the first such frame.
-    same = next((i for i, (b, a) in enumerate(zip(before, after, strict=False)) if b[0] != a[0]), len(after))
+    return before, after
+
+
+def test_a_live_run_with_drops_gives_the_same_tracks_again(tmp_path: Path) -> None:
+    """A 16-bit camera, whose window moves with dropped frames too: numbers, windows and times are kept."""
+    same, deadline = 0, time.monotonic() + 60
+    # On a machine so busy that frames were not recorded, they are the same up to the first such frame: once more then,
+    # if that is one of the first.
+    while same < 10 and time.monotonic() < deadline:
+        before, after = live_and_again(Path(tempfile.mkdtemp(dir=tmp_path)))
+        same = next((i for i, (b, a) in enumerate(zip(before, after, strict=False)) if b[0] != a[0]), len(after))
+        assert after[:same] == before[:same]
     assert same >= 10
-    assert after[:same] == before[:same]
 
 
 @pytest.mark.parametrize("speed", ["real", "max"])
