@@ -83,14 +83,14 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
         worst: list[Judged] = []
         for name, samples in sets:
             label = f"{finder.name} " * (len(finders) > 1) + f"{name} " * (len(sets) > 1)
-            gathered = Gathered(Roc() if with_roc else None, label)
+            gathered = Gathered(Roc(finder.cut) if with_roc else None, label)
             total, rows = evaluate(finder, samples, f"{finder.name} on {name}", None, gathered)
             result: dict[str, Any] = {"model": finder.name, "data": name, "split": split}
             result.update(figures_of(total, len(samples), finder.parameters))
             done.rows += [{"model": finder.name, "data": name, **row} for row in rows]
             worst = worst_of([*worst, *gathered.worst])
             if gathered.roc:
-                result["roc_area"] = gathered.roc.area()
+                result["roc_area"] = gathered.roc.area() if total.targets else None
                 done.curves.append((result, gathered.roc))
             if noises:
                 result["noise"] = []
@@ -198,12 +198,13 @@ def _write_stages(path: Path, finder: Finder, sets: Sets, names: list[str]) -> N
     draw_stages(path, finder.name, [(samples[name], stages_of(finder.network, samples[name].frame)) for name in names])
 
 
-def _check_outputs(json_path: str | None, csv_path: Path | None, roc: Path | None, **pictures: Path | None) -> None:
-    """Refuse what would fail after minutes of measuring."""
-    check_output("--json", json_path)
-    check_output("--csv", csv_path)
-    for name, path in pictures.items():
-        check_output(f"--{name.replace('_', '-')}", path, ".png")
+def _check_outputs(tables: dict[str, str | Path | None], pictures: dict[str, Path | None], roc: Path | None) -> None:
+    """Refuse what would fail after minutes of measuring; tables and pictures come by their options."""
+    written: dict[Path, str] = {}
+    for option, path in {**tables, **pictures}.items():
+        check_output(option, path, ".png" if option in pictures else "")
+        if path and str(path) != "-" and (other := written.setdefault(Path(path).resolve(), option)) != option:
+            raise EvaluateError(f"{option} {path}: {other} writes that file; another name is expected")
     if roc and not roc.absolute().parent.is_dir():
         raise EvaluateError(f"{roc}: No such file or directory: there is no folder {roc.parent}")
     check_output_folder("--roc", roc)
@@ -247,7 +248,8 @@ def main(
     )  # fmt: skip
     _check_combination({option for option, value in options if value}, len(model))
     json_file = Path(json_path) if json_path and json_path != "-" else None
-    _check_outputs(json_path, csv_path, roc, gallery=gallery, noise_plot=noise_plot, stages=stages)
+    pictures = {"--gallery": gallery, "--noise-plot": noise_plot, "--stages": stages}
+    _check_outputs({"--json": json_path, "--csv": csv_path}, pictures, roc)
     finders = [load_finder(each, engine) for each in model]
     names = [finder.name for finder in finders]
     for index, name in enumerate(names):

@@ -21,6 +21,7 @@ from training.noise import Noise, add_noise
 from training.roc import Roc
 
 GALLERY_FRAMES = 12
+OF_TARGETS = ("iou", "niou", "f1", "precision", "recall", "pd", "pd_centroid")
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -120,9 +121,12 @@ def evaluate(
 def figures_of(total: Tally, frames: int, parameters: int) -> dict[str, Any]:
     """Return the figures that ``--json`` writes for a data set, shares as shares of 1.
 
-    The false components per target-free frame are None where every frame has a target.
+    The false components per target-free frame are None where every frame has a target, and what says how well
+    targets are found is None where none has.
     """
     figures: dict[str, Any] = total.report()
+    if not total.targets:
+        figures.update(dict.fromkeys(OF_TARGETS))
     false_components = figures.pop("false_components")
     free = total.target_free_frames
     return {

@@ -217,7 +217,7 @@ def draw_noise(path: Path, results: list[dict[str, Any]]) -> None:
         for index, result in enumerate(results):
             rows = sorted((row for row in result["noise"] if row["kind"] == kind), key=_place)
             x = [0.0, *(_place(row) for row in rows)]
-            y = [100 * result["iou"], *(100 * row["iou"] for row in rows)]
+            y = [np.nan if row["iou"] is None else 100 * row["iou"] for row in (result, *rows)]
             axis.plot(x, y, marker="o", linestyle=LINES[index // 10 % len(LINES)], label=_label(result, results))
         ticks = {0.0: "none", **{_place(row): f"{_shown(row):g}" for row in results[0]["noise"] if row["kind"] == kind}}
         axis.set_xticks(list(ticks), list(ticks.values()))
@@ -246,7 +246,7 @@ def _label(result: dict[str, Any], results: list[dict[str, Any]]) -> str:
 def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
     """Draw ROC curves: pixels on the left, targets on the right, both against a logarithmic axis.
 
-    The cross on a pixel curve is the threshold of one half.
+    The cross on a curve is the threshold that the network itself has.
 
     Args:
         path: the PNG to write.
@@ -255,19 +255,19 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
     height = 4.5 + 0.18 * len(curves)  # a line each in the legend
     figure = Figure(figsize=(12.5, height), dpi=DPI, layout="constrained")
     pixels, targets = figure.subplots(1, 2)
-    half = PROBABILITIES.index(0.5)
     for index, (result, roc) in enumerate(curves):
         false, true = roc.curve()
         label = _label(result, [each for each, _ in curves])
         style = {"color": f"C{index % 10}", "linestyle": LINES[index // 10 % len(LINES)]}
         drawn = (false < 1) & (true > 0)  # the ends, (0, 0) and (1, 1), say nothing
         pixels.plot(np.maximum(false[drawn], 1e-7), true[drawn], label=f"{label}, area {roc.area():.4f}", **style)
-        at = len(EDGES) // 2
+        at = int(np.clip(np.searchsorted(EDGES, roc.cut), 0, len(EDGES) - 1))
         pixels.plot(max(false[at], 1e-7), true[at], "x", color=style["color"])
         rows = roc.rows()
         x = [max(row["fa_centroid"], 1e-7) for row in rows]
         targets.plot(x, [row["pd_centroid"] for row in rows], marker=".", label=label, **style)
-        targets.plot(x[half], rows[half]["pd_centroid"], "x", color=style["color"], markersize=9)
+        own = roc.own.report()
+        targets.plot(max(own["fa_centroid"], 1e-7), own["pd_centroid"], "x", color=style["color"], markersize=9)
     pixels.set(xlabel="background pixels above the threshold, share", ylabel="target pixels above it, share")
     targets.set(xlabel="Fa: area of unmatched components, share of all pixels", ylabel="Pd (centroids within 3 px)")
     for axis in (pixels, targets):
@@ -276,7 +276,7 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14))  # below, where no curve is
-    pixels.set_title("ROC of pixels; x: threshold 0.5", fontsize=10)
+    pixels.set_title("ROC of pixels; x: the network's own threshold", fontsize=10)
     ends = f"{PROBABILITIES[0]} to {PROBABILITIES[-1]}"
-    targets.set_title(f"targets; {len(PROBABILITIES)} thresholds, {ends}; x: 0.5", fontsize=10)
+    targets.set_title(f"targets; {len(PROBABILITIES)} thresholds, {ends}; x: its own", fontsize=10)
     figure.savefig(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from training.model import NetworkConfig, RPCANetPlus
@@ -40,7 +40,8 @@ def save_network(network: RPCANetPlus, path: Path, **metadata: str) -> None:
     """
     header = {"config": json.dumps(asdict(network.config)), **metadata}
     new = path.with_name(f"{path.name}.new")
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, new, header)
+    # As bytes, for what the library writes itself is its owner's alone to read.
+    new.write_bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}, header))
     new.replace(path)
 
 

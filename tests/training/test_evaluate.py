@@ -157,6 +157,11 @@ BAD = [
     ("a folder in no folder", ["--model", "onnx", "--roc", "/nowhere/r"], "/nowhere/r: No such file"),
     ("a table that is a folder", ["--model", "onnx", "--csv", "{}"], "a folder; a file to write is expected"),
     ("a picture of no kind", ["--model", "onnx", "--gallery", "{}/g.gallery"], "g.gallery: a name that ends in .png"),
+    (
+        "two outputs in one file",
+        ["--model", "onnx", "--json", "{}/r", "--csv", "{}/./r"],
+        "--json writes that file; another name is expected",
+    ),
     ("no such noise", ["--model", "onnx", "--noise", "rain:1"], "--noise rain:1: no such kind"),
     ("a size in words", ["--model", "onnx", "--size", "small"], "--size small: WIDTHxHEIGHT"),
     ("a size too small", ["--model", "onnx", "--size", "1x1"], "--size 1x1: WIDTHxHEIGHT"),

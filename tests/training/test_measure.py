@@ -63,6 +63,16 @@ def test_false_components_of_target_free_frames():
     assert (figures["target_free_frames"], figures["params"], figures["frames"]) == (2, 5, 3)
 
 
+def test_frames_without_a_target_say_nothing_of_targets():
+    """None and not 0 where no frame has a target; what was found all the same is told."""
+    tally = Tally()
+    tally.add(with_targets((1, 1, 3, 3)).mask, with_targets().mask)
+    figures = figures_of(tally, 1, 5)
+    assert [figures[key] for key in ("iou", "niou", "pd", "pd_centroid", "recall")] == [None] * 5
+    assert figures["fa"] == pytest.approx(9 / tally.pixels)
+    assert figures["false_components_per_target_free_frame"] == 1
+
+
 def test_each_network_has_its_share_of_the_gallery():
     """One that is wrong everywhere leaves room for the faults of one that is nearly right."""
     samples = [with_targets((index, 10, 3, 3)) for index in range(GALLERY_FRAMES)]

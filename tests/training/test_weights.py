@@ -35,6 +35,8 @@ def test_what_was_saved_is_loaded(make_network, tmp_path):
     assert metadata == {"note": "hello"}
     for name, value in network.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+    (tmp_path / "other").write_bytes(b"")
+    assert (tmp_path / "n.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def broken(tmp_path, make_network, how):
