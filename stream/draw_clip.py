@@ -150,7 +150,8 @@ def draw_precision_recall(path: Path, curve: NDArray[np.float64]) -> None:
         x, y = recall[at[-1]], precision[at[-1]]
         free = min(y, free - 0.05)
         axes.plot(x, y, "o", color="#1f6fb2", markersize=4)
-        axes.annotate(f"score ≥ {least:g}", (x, y), (x - 0.03, free - 0.03), ha="right", va="top", fontsize=8)
+        side, shift = ("right", -0.03) if x > 0.2 else ("left", 0.03)  # of the point, where there is room
+        axes.annotate(f"score ≥ {least:g}", (x, y), (x + shift, free - 0.03), ha=side, va="top", fontsize=8)
     axes.set(
         xlabel="recall: labelled boxes with a detection",
         ylabel="precision: detections in a box",

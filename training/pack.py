@@ -22,10 +22,11 @@ def pack(recipe: Recipe, also: list[tuple[str, str]], data: Path, out: Path) -> 
     Of labelled video the clips and frames that the recipe names are written. What is set aside or held out is
     written too: the program that reads a recipe leaves it out. Scenes are drawn, not read.
     """
-    parts = [part for part in recipe.data if part.set != "scene"]
     if any(name == "scene" for name, _ in also):
         raise DataError("--also scene: a scene is drawn, not read; an image set is expected")
-    parts += [DataRecipe(set=name, split=split) for name, split in also]
+    # What was typed comes first: a split that is not there is said before minutes of packing.
+    parts = [DataRecipe(set=name, split=split) for name, split in also]
+    parts += [part for part in recipe.data if part.set != "scene"]
     paths: list[Path] = []
     done: set[tuple[str, str]] = set()
     for part in parts:
