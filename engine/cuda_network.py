@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -35,10 +35,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Stage:
-    """One iteration; the last one has neither ``noise`` nor ``merge``.
-
-    Where a model has them at no stage, the others are given some that leave D and N as they are.
-    """
+    """One iteration; the last one has neither ``noise`` nor ``merge``, nor has any where D stays the frame."""
 
     background: Chain
     target: Chain
@@ -110,7 +107,7 @@ def _read(graph: onnx.GraphProto, info: ModelInfo) -> Network:
             stages.append(Stage(w, h, None, None, epsilon, 0.0))
             break
         if not rest:
-            stages.append(Stage(w, h, *_hand_on(h), epsilon, 0.0))
+            stages.append(Stage(w, h, None, None, epsilon, 0.0))
             continue
         f, m = rest
         z = _add(noise, (1, frame), (-1, background), (-1, target))
@@ -128,38 +125,6 @@ def _read(graph: onnx.GraphProto, info: ModelInfo) -> Network:
         if stage.merge and stage.merge.head.expand:
             raise _OtherError(f"{stage.merge.head.target!r} has a convolution without a ReLU before its attention")
     return Network(tuple(stages), carry_noise, info.bits)
-
-
-def _hand_on(like: Chain) -> tuple[Chain, Chain]:
-    """Return an F that makes nothing and an M that makes what it is given, for a stage without them.
-
-    The kernels compute both, and keep M's maps in FP16. So its channels are given the frame and a little more each, all
-    within one step of FP16: the mean of what they are rounded to is (but for white) 32 times as exact.
-    """
-    head, thin = like.head, len(like.first[0])
-    wide = len(head.project)
-    more = (np.arange(wide) / wide * 2**-11).astype(np.float32)
-    (squeeze, bias), (excite, _) = head.squeeze, head.excite
-    even = replace(
-        head,
-        expand=None,
-        squeeze=(0 * squeeze, 0 * bias),
-        excite=(0 * excite, np.full(wide, 100, np.float32)),  # the attention is 1
-        project=_middle(np.full((wide, 1), 1 / wide, np.float32))[:, 0],
-        bias=np.array([-more.mean()], np.float32),
-    )
-    first = _middle(np.ones((wide, 1), np.float32)), more
-    layer = _middle(np.eye(wide, dtype=np.float32)), np.zeros(wide, np.float32)
-    nothing = np.zeros((thin, 1, 3, 3), np.float32), np.zeros(thin, np.float32)
-    noise = Chain(_FRAME, nothing, (), replace(head, project=0 * head.project, bias=0 * head.bias))
-    return noise, Chain(_FRAME, first, (layer,), even)
-
-
-def _middle(factors: Array) -> Array:
-    """Return 3x3 kernels that are zero but for their middles."""
-    kernels = np.zeros((*factors.shape, 3, 3), np.float32)
-    kernels[..., 1, 1] = factors
-    return kernels
 
 
 def _chain(seen: Graph, head: Head) -> Chain:

@@ -11,11 +11,11 @@ from engine.cuda_network import Network
 from engine.cuda_weights import ALIGNED, Packed, Weights
 
 KERNELS = (
-    "chain_frame", "chain_background", "chain_target", "chain_noise", "answer",
+    "chain_frame", "chain_background", "chain_again", "chain_target", "chain_noise", "answer",
     "merge_only", "merge_first", "merge_next", "merge_last",
 )  # fmt: skip
 TILE_WIDTH, TILE_HEIGHT = 32, 16  # as in warp.cuh
-THREADS = (512,) * 5 + (256,) * 4  # of each kernel
+THREADS = (512,) * 6 + (256,) * 4  # of each kernel
 # Frames of a batch go through the network together up to this many pixels: their maps of 32 channels then stay in the
 # second-level cache from one kernel to the next.
 TOGETHER = 1 << 19
@@ -70,7 +70,9 @@ class Room:
 def kernels_of(weights: Weights) -> list[int]:
     """Return the indices in ``KERNELS`` of those that a model needs; the others are not compiled."""
     names = {"chain_frame", "chain_target", "answer"}
-    if len(weights.stages) > 1:
+    if len(weights.stages) > 1 and not weights.rebuilds:
+        names |= {"chain_again"}
+    if weights.rebuilds:
         depth = weights.defines["LAYERS_M"]
         names |= {"chain_background", "chain_noise"}
         names |= {"merge_only"} if depth == 1 else {"merge_first", "merge_last"}
@@ -99,7 +101,7 @@ def room_for(weights: Weights, batch: int, height: int, width: int, together: in
         take(name, 4 * pixels)
     for side in (0, 1):
         take(f"thin{side}", 2 * b * pixels)
-        take(f"merged{side}", 2 * c * pixels if stages > 1 else 0)
+        take(f"merged{side}", 2 * c * pixels if weights.rebuilds else 0)
         take(f"tail{side}", 8 * 32 * (12 if b == 4 else 48) * count)
         take(f"rim{side}", 4 * 16 * (25 * b + 1) * count)
     take("merged_tail", 8 * 32 * 6 * c // 4 * count)
@@ -158,16 +160,22 @@ def _steps(weights: Weights, content: int, network: Network, at: dict[str, int])
     for index, (packs, stage) in enumerate(zip(weights.stages, network.stages, strict=True)):
         last, w, h = index == len(weights.stages) - 1, packs[0], packs[1]
         before = {"t": at["t"], "n": at["n"] if carry else None} if index else {}
-        ahead: dict[str, Any] = {}
-        if index:
+        kernel, ahead = "chain_frame", dict[str, Any]()
+        if index and not weights.rebuilds:
+            kernel, ended = "chain_again", network.stages[index - 1]
+            ahead = {**_seen(at, 1, weights.stages[index - 1][1].bias), "y": at["y"], "gain": ended.epsilon}
+        elif index:
+            kernel = "chain_background"
             ahead = {"maps_in": at["merged1"], "tail_in": at["merged_tail"], "bias": weights.stages[index - 1][3].bias}
-        kernel = "chain_background" if index else "chain_frame"
         yield kernel, nine, {**_weights(content, w), **_made(at, 0), **ahead, **before, "x": at["x"]}
-        mine: dict[str, Any] = {"x": at["x"], "y": at["y"]} | ({} if last else {"q": at["q"], "back": at["back"]})
+        made = ("x", "y") if stage.noise is None else ("x", "y", "q", "back")
+        mine: dict[str, Any] = {name: at[name] for name in made}
         yield "chain_target", nine, {**_weights(content, h), **_seen(at, 0, w.bias), **_made(at, 1), **before, **mine}
         if last:
             yield "answer", 0, {**_seen(at, 1, h.bias), "y": at["y"], "t": at["t"], "gain": stage.epsilon}
             return
+        if not weights.rebuilds:
+            continue
         f, m = packs[2], packs[3]
         mine = {name: at[name] for name in ("y", "q", "back", "t", "z", "r")} | {"gain": stage.epsilon}
         yield "chain_noise", nine, {**_weights(content, f), **_seen(at, 1, h.bias), **_made(at, 0), **mine}
@@ -222,14 +230,17 @@ def work_of_plan(weights: Weights, batch: int, height: int, width: int) -> Plann
     ends = (25 * b, 9 * c)  # of the tails, multiplications a pixel
     w, h, f = (b * (sizes[f"FIRST_{n}"] ** 2 + 9 * b * sizes[f"LAYERS_{n}"]) for n in "WHF")
     m = 9 * c + 9 * c * c * sizes["LAYERS_M"]
-    multiplied = stages * (w + h + 2 * ends[0]) + (stages - 1) * (f + ends[0] + m + ends[1])
+    more = stages - 1 if weights.rebuilds else 0  # stages with F and M
+    multiplied = stages * (w + h + 2 * ends[0]) + more * (f + ends[0] + m + ends[1])
     thin, merged = 2 * b, 2 * c  # bytes a pixel
     first = 1 + 4 + thin  # frame in; x and map out
     target = thin + 4 + 4 + thin  # map, x; y, map
     answer = thin + 4 + 4 + 1
     later = merged + 4 + 4 + thin  # merged map, t; x, map
+    again = thin + 4 + 1 + 4 + 4 + thin  # map, y, frame; t, x, map
     noise = thin + 3 * 4 + 3 * 4 + thin + 2 * 4 + 4  # with q and back of the kernel before, and its t
     merge = thin + 2 * 4 + merged * (2 * sizes["LAYERS_M"] - 1)
-    moved = first + target * stages + answer + (stages - 1) * (later + noise + merge)
+    moved = first + target * stages + answer + more * (later + noise + merge)
+    moved += (stages - 1 - more) * again
     pixels = batch * height * width
     return PlannedWork(2 * multiplied * pixels, moved * pixels)

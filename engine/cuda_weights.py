@@ -45,12 +45,18 @@ class Weights:
     Attributes:
         defines: the numbers that the kernels' source names.
         content: the bytes for the GPU.
-        stages: of each stage, where W's, H's, F's and M's lie; the last one has the first two.
+        stages: of each stage, where W's, H's, F's and M's lie; the last one has the first two, as has every one where
+            D stays the frame.
     """
 
     defines: dict[str, int]
     content: bytearray = field(default_factory=bytearray)
     stages: list[tuple[Packed, ...]] = field(default_factory=list)
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether the stages but the last have F and M."""
+        return len(self.stages[0]) == 4
 
     def put(self, values: NDArray[Any]) -> int:
         """Append an array; return where it lies."""
@@ -92,6 +98,7 @@ def pack_weights(network: Network, info: ModelInfo) -> Weights:
         defines[f"FIRST_{name}"] = one(
             f"the side of {name}'s first convolution", {c.first[0].shape[2] for c in these} or {1}, 3, 1
         )
+    defines["REBUILDS"] = int(len(chains[0]) == 4)
     weights = Weights(defines)
     for stage in chains:
         weights.stages.append(tuple(_pack(weights, c, MERGED if kind == 3 else b) for kind, c in enumerate(stage)))

@@ -4,6 +4,7 @@
 enum Kind {
     FRAME,       // W of the first stage: of the frame alone
     BACKGROUND,  // W: starts with the end of M, which is D
+    AGAIN,       // W, where D is the frame: starts with the end of H, which is T
     TARGET,      // H: starts with the end of W
     NOISE,       // F: starts with the end of H, which is T
 };
@@ -27,6 +28,10 @@ DEVICE float input_of(const Args& a, size_t at, int frame, float tail, bool mine
     } else if constexpr (KIND == BACKGROUND) {
         float x = tail + a.bias - a.t[at] - of(a.n, at);
         if (mine) a.x[at] = x;
+        return x;
+    } else if constexpr (KIND == AGAIN) {
+        float t = a.y[at] - a.gain * (tail + a.bias), x = pixel_of(a, at, frame) - t;
+        if (mine) a.t[at] = t, a.x[at] = x;
         return x;
     } else if constexpr (KIND == TARGET) {  // D - T - N + W is B, so D cancels in T + D - B - N and in N + D - B
         float w = tail + a.bias, t = of(a.t, at), y = 2.f * t - w;
@@ -97,6 +102,7 @@ DEVICE void chain(const Args& a) {
     fetch_head(a.head, CHAIN_HEAD);
     wait_for_the_kernel_before();
     if constexpr (KIND == BACKGROUND || KIND == TARGET) fetch_map<S::BORDER>(a.t, p), fetch_map<S::BORDER>(a.n, p);
+    if constexpr (KIND == AGAIN) fetch_map<S::BORDER>(a.y, p);
     if constexpr (KIND == TARGET) fetch_map<0>(a.x, p);
     if constexpr (KIND == NOISE) fetch_map<S::BORDER>(a.y, p), fetch_map<S::BORDER>(a.q, p), fetch_map<0>(a.back, p);
     if constexpr (KIND != FRAME) {
@@ -152,7 +158,10 @@ DEVICE void answer_of(const Args& a) {
 KERNEL(chain_frame, CHAIN_THREADS, CHAIN_BLOCKS, (chain<FRAME, LAYER_W, FIRST_W>(a)))
 KERNEL(chain_target, CHAIN_THREADS, CHAIN_BLOCKS, (chain<TARGET, LAYER_H, FIRST_H>(a)))
 KERNEL(answer, CHAIN_THREADS, CHAIN_BLOCKS, answer_of(a))
-#if STAGES > 1
+#if STAGES > 1 && !REBUILDS
+KERNEL(chain_again, CHAIN_THREADS, CHAIN_BLOCKS, (chain<AGAIN, LAYER_W, FIRST_W>(a)))
+#endif
+#if REBUILDS
 KERNEL(chain_background, CHAIN_THREADS, CHAIN_BLOCKS, (chain<BACKGROUND, LAYER_W, FIRST_W>(a)))
 KERNEL(chain_noise, CHAIN_THREADS, CHAIN_BLOCKS, (chain<NOISE, LAYER_F, FIRST_F>(a)))
 #endif

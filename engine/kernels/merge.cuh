@@ -117,14 +117,14 @@ DEVICE void merge(const Args& a) {
     }
 }
 
-#if STAGES > 1 && LAYERS_M == 1
+#if REBUILDS && LAYERS_M == 1
 KERNEL(merge_only, MERGE_THREADS, MERGE_BLOCKS, (merge<true, true>(a)))
 #endif
-#if STAGES > 1 && LAYERS_M > 1
+#if REBUILDS && LAYERS_M > 1
 KERNEL(merge_first, MERGE_THREADS, MERGE_BLOCKS, (merge<true, false>(a)))
 KERNEL(merge_last, MERGE_THREADS, MERGE_BLOCKS, (merge<false, true>(a)))
 #endif
-#if STAGES > 1 && LAYERS_M > 2
+#if REBUILDS && LAYERS_M > 2
 KERNEL(merge_next, MERGE_THREADS, MERGE_BLOCKS, (merge<false, false>(a)))
 #endif
 
@@ -132,6 +132,7 @@ KERNEL(merge_next, MERGE_THREADS, MERGE_BLOCKS, (merge<false, false>(a)))
 GLOBAL(int, shared_bytes[]) = {
     Layout<FRAME, LAYER_W, FIRST_W>::BYTES,
     Layout<BACKGROUND, LAYER_W, FIRST_W>::BYTES,
+    Layout<AGAIN, LAYER_W, FIRST_W>::BYTES,
     Layout<TARGET, LAYER_H, FIRST_H>::BYTES,
     Layout<NOISE, LAYER_F, FIRST_F>::BYTES,
     TW * TH * 4 + (TW + 4) * (TH + 4) * B * 2,

@@ -1,8 +1,8 @@
 // What the kernels ask of the hardware, and what they are given. No header is included, so that NVRTC needs none.
 //
 // The compiler defines, for each model: B and C, channels of the thin and of the merged maps (4 or 16, and 32);
-// HC and SQ, channels that the attention weighs and squeezes to; STAGES; LAYERS_W, LAYERS_H and LAYERS_F, 3x3 layers
-// b -> b, and LAYERS_M, c -> c;
+// HC and SQ, channels that the attention weighs and squeezes to; STAGES; REBUILDS, whether there are F and M;
+// LAYERS_W, LAYERS_H and LAYERS_F, 3x3 layers b -> b, and LAYERS_M, c -> c;
 // FIRST_W, FIRST_H and FIRST_F, the side of a chain's first convolution, 1 or 3.
 //
 // Maps of several channels are float16 with the channels last, [height][width][channels]; maps of one are float32.

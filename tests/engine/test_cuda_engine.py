@@ -327,6 +327,19 @@ def test_room_is_that_of_the_frames_that_go_together(write):
     assert [KERNELS[index] for index in kernels_of(weights)][-3:] == ["merge_first", "merge_next", "merge_last"]
 
 
+def test_a_network_without_f_and_m_costs_what_it_has(write):
+    """A later stage's W begins with T alone: nothing of 32 channels is compiled, kept or counted."""
+    proto, info = read_model(write(stages=3, rebuild=False))
+    weights = pack_weights(read_network(proto.graph, info), info)
+    names = ["chain_frame", "chain_again", "chain_target", "answer"]
+    assert [KERNELS[index] for index in kernels_of(weights)] == names
+    places = room_for(weights, 1, 256, 256).places
+    assert places["merged0"] == places["tail0"]
+    pixels, thin = 30 * 40, 8
+    work, ends = work_of_plan(weights, 1, 30, 40), (1 + 4 + thin) + (thin + 4 + 4 + 1)
+    assert work.bytes_moved == pixels * (ends + 3 * (2 * thin + 8) + 2 * (2 * thin + 4 + 1 + 8))
+
+
 def test_the_work_is_counted(write):
     """The shipped model's arithmetic and traffic a pixel, as pencil and paper have it."""
     proto, info = read_model(K1)
