@@ -42,15 +42,9 @@ debian-packages:
 demo: $(VENV)/.base
 	$(BIN)/python run_pipeline.py --duration 15
 
-# What mostly waits or has no clock to keep is tested two at a time; what has to keep up gets the machine for itself.
-TOGETHER := tests/engine tests/training $(patsubst %,tests/test_%.py,command_line fuzz network_camera run_pipeline security) \
-	$(patsubst %,tests/stream/test_%.py,check client compiled config detect evaluate record replay report_page score_tracks) \
-	$(patsubst %,tests/stream/test_%.py,track track_bench track_kernels window) \
-	$(patsubst %,tests/stream/sources/test_%.py,images open_source scene video) \
-	$(patsubst %,tests/stream/web/test_%.py,browser guard prometheus)
+# Half of the tests mostly wait, for cameras that come back and processes that are killed: two at a time.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 $(TOGETHER)
-	$(BIN)/python -m pytest $(addprefix --ignore ,$(TOGETHER))
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # On a machine with an NVIDIA GPU: installs an engine, compares, times, runs end to end, and writes gpu.json.
 ENGINE ?= tensorrt
