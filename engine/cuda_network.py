@@ -101,12 +101,9 @@ def _read(graph: onnx.GraphProto, info: ModelInfo) -> Network:
         after = sums.of(_logits(seen) if last else (rest or chains[first + each :])[0].source)
         epsilon = after.get(h.head.target, 0.0) * (-1 if last else 1)
         target = _add(y, (-epsilon, {h.head.target: 1.0}))
-        if last:
-            if not _same(after, target):
-                raise _OtherError("its answer is not T")
-            stages.append(Stage(w, h, None, None, epsilon, 0.0))
-            break
-        if not rest:
+        if last and not _same(after, target):
+            raise _OtherError("its answer is not T")
+        if last or not rest:
             stages.append(Stage(w, h, None, None, epsilon, 0.0))
             continue
         f, m = rest

@@ -160,6 +160,7 @@ def _steps(weights: Weights, content: int, network: Network, at: dict[str, int])
     for index, (packs, stage) in enumerate(zip(weights.stages, network.stages, strict=True)):
         last, w, h = index == len(weights.stages) - 1, packs[0], packs[1]
         before = {"t": at["t"], "n": at["n"] if carry else None} if index else {}
+        x = {} if stage.noise is None else {"x": at["x"]}  # read again for M's input alone
         kernel, ahead = "chain_frame", dict[str, Any]()
         if index and not weights.rebuilds:
             kernel, ended = "chain_again", network.stages[index - 1]
@@ -167,12 +168,11 @@ def _steps(weights: Weights, content: int, network: Network, at: dict[str, int])
         elif index:
             kernel = "chain_background"
             ahead = {"maps_in": at["merged1"], "tail_in": at["merged_tail"], "bias": weights.stages[index - 1][3].bias}
-        yield kernel, nine, {**_weights(content, w), **_made(at, 0), **ahead, **before, "x": at["x"]}
-        made = ("x", "y") if stage.noise is None else ("x", "y", "q", "back")
-        mine: dict[str, Any] = {name: at[name] for name in made}
+        yield kernel, nine, {**_weights(content, w), **_made(at, 0), **ahead, **before, **x}
+        mine: dict[str, Any] = {name: at[name] for name in (("y",) if stage.noise is None else ("y", "q", "back"))} | x
         yield "chain_target", nine, {**_weights(content, h), **_seen(at, 0, w.bias), **_made(at, 1), **before, **mine}
         if last:
-            yield "answer", 0, {**_seen(at, 1, h.bias), "y": at["y"], "t": at["t"], "gain": stage.epsilon}
+            yield "answer", 0, {**_seen(at, 1, h.bias), "y": at["y"], "gain": stage.epsilon}
             return
         if not weights.rebuilds:
             continue
@@ -233,14 +233,13 @@ def work_of_plan(weights: Weights, batch: int, height: int, width: int) -> Plann
     more = stages - 1 if weights.rebuilds else 0  # stages with F and M
     multiplied = stages * (w + h + 2 * ends[0]) + more * (f + ends[0] + m + ends[1])
     thin, merged = 2 * b, 2 * c  # bytes a pixel
-    first = 1 + 4 + thin  # frame in; x and map out
-    target = thin + 4 + 4 + thin  # map, x; y, map
-    answer = thin + 4 + 4 + 1
-    later = merged + 4 + 4 + thin  # merged map, t; x, map
-    again = thin + 4 + 1 + 4 + 4 + thin  # map, y, frame; t, x, map
-    noise = thin + 3 * 4 + 3 * 4 + thin + 2 * 4 + 4  # with q and back of the kernel before, and its t
+    first = 1 + thin  # frame in; map out
+    target = thin + 4 + thin  # map; y, map
+    answer = thin + 4 + 1
+    later = merged + 4 + thin  # merged map, t; map
+    again = thin + 4 + 1 + 4 + thin + 4  # map, y, frame; t, map; and t of the kernel after
+    noise = thin + 3 * 4 + 3 * 4 + thin + 2 * 4 + 4 + 2 * 4  # with q and back of the kernel before, its t, and x
     merge = thin + 2 * 4 + merged * (2 * sizes["LAYERS_M"] - 1)
-    moved = first + target * stages + answer + more * (later + noise + merge)
-    moved += (stages - 1 - more) * again
+    moved = first + target * stages + answer + more * (later + noise + merge) + (stages - 1 - more) * again
     pixels = batch * height * width
     return PlannedWork(2 * multiplied * pixels, moved * pixels)

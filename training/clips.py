@@ -50,9 +50,9 @@ class ClipTally:
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def report(self) -> dict[str, Any]:
-        """Return the share of labelled frames in which the target was found, and components a frame."""
+        """Return the share of labelled frames in which the target was found, None of none, and components a frame."""
         return {
-            "found": self.found / max(self.labelled, 1),
+            "found": self.found / self.labelled if self.labelled else None,
             "other_components_per_frame": self.others / max(self.frames, 1),
             "border_components_per_frame": self.border / max(self.frames, 1),
             "frames": self.frames,

@@ -83,7 +83,7 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
         worst: list[Judged] = []
         for name, samples in sets:
             label = f"{finder.name} " * (len(finders) > 1) + f"{name} " * (len(sets) > 1)
-            gathered = Gathered(Roc(finder.cut) if with_roc else None, label)
+            gathered = Gathered(Roc() if with_roc else None, label)
             total, rows = evaluate(finder, samples, f"{finder.name} on {name}", None, gathered)
             result: dict[str, Any] = {"model": finder.name, "data": name, "split": split}
             result.update(figures_of(total, len(samples), finder.parameters))
@@ -91,6 +91,7 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
             worst = worst_of([*worst, *gathered.worst])
             if gathered.roc:
                 result["roc_area"] = gathered.roc.area() if total.targets else None
+            if gathered.roc and total.targets:
                 done.curves.append((result, gathered.roc))
             if noises:
                 result["noise"] = []
@@ -174,6 +175,9 @@ def _write_roc(folder: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
     from training.pictures import draw_roc
     from training.roc import EDGES
 
+    if not curves:
+        print(f"{folder}: not written, for no frame has a target", file=sys.stderr)
+        return
     folder.mkdir(exist_ok=True)
     draw_roc(folder / "roc.png", curves)
     rows, points = [], []
@@ -199,7 +203,10 @@ def _write_stages(path: Path, finder: Finder, sets: Sets, names: list[str]) -> N
 
 
 def _check_outputs(tables: dict[str, str | Path | None], pictures: dict[str, Path | None], roc: Path | None) -> None:
-    """Refuse what would fail after minutes of measuring; tables and pictures come by their options."""
+    """Refuse what would fail after minutes of measuring, and two outputs in one file.
+
+    Tables and pictures come by their options.
+    """
     written: dict[Path, str] = {}
     for option, path in {**tables, **pictures}.items():
         check_output(option, path, ".png" if option in pictures else "")

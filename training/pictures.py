@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.data import Sample
 from training.measure import Judged
-from training.roc import EDGES, PROBABILITIES, Roc
+from training.roc import PROBABILITIES, Roc
 
 if TYPE_CHECKING:
     from training.model import RPCANetPlus
@@ -250,7 +250,7 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
 
     Args:
         path: the PNG to write.
-        curves: each with the figures of ``--json`` that name its network and data set.
+        curves: each with its figures of ``--json``, which name network and data set.
     """
     height = 4.5 + 0.18 * len(curves)  # a line each in the legend
     figure = Figure(figsize=(12.5, height), dpi=DPI, layout="constrained")
@@ -261,13 +261,12 @@ def draw_roc(path: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
         style = {"color": f"C{index % 10}", "linestyle": LINES[index // 10 % len(LINES)]}
         drawn = (false < 1) & (true > 0)  # the ends, (0, 0) and (1, 1), say nothing
         pixels.plot(np.maximum(false[drawn], 1e-7), true[drawn], label=f"{label}, area {roc.area():.4f}", **style)
-        at = int(np.clip(np.searchsorted(EDGES, roc.cut), 0, len(EDGES) - 1))
-        pixels.plot(max(false[at], 1e-7), true[at], "x", color=style["color"])
+        cross = {"marker": "x", "color": style["color"], "markersize": 9}
+        pixels.plot(max(result["fa"], 1e-7), result["recall"], **cross)
         rows = roc.rows()
         x = [max(row["fa_centroid"], 1e-7) for row in rows]
         targets.plot(x, [row["pd_centroid"] for row in rows], marker=".", label=label, **style)
-        own = roc.own.report()
-        targets.plot(max(own["fa_centroid"], 1e-7), own["pd_centroid"], "x", color=style["color"], markersize=9)
+        targets.plot(max(result["fa_centroid"], 1e-7), result["pd_centroid"], **cross)
     pixels.set(xlabel="background pixels above the threshold, share", ylabel="target pixels above it, share")
     targets.set(xlabel="Fa: area of unmatched components, share of all pixels", ylabel="Pd (centroids within 3 px)")
     for axis in (pixels, targets):

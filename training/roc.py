@@ -34,18 +34,14 @@ class Roc:
     """Histograms of the logits of target and background pixels, and a tally a threshold.
 
     Attributes:
-        cut: the logit above which the network itself calls a pixel target.
         target: of target pixels, ``[edges + 1]``.
         background: of background pixels, ``[edges + 1]``.
         tallies: one for each of ``PROBABILITIES``.
-        own: the tally at ``cut``.
     """
 
-    cut: float = 0.0
     target: NDArray[np.int64] = field(default_factory=_histogram)
     background: NDArray[np.int64] = field(default_factory=_histogram)
     tallies: list[Tally] = field(default_factory=lambda: [Tally() for _ in LOGITS])
-    own: Tally = field(default_factory=Tally)
 
     def add(self, scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """Count one frame: its logits and its truth, both ``[height, width]``."""
@@ -55,7 +51,6 @@ class Roc:
         self.background += np.bincount(bins, minlength=len(self.target)) - on_target
         for logit, tally in zip(LOGITS, self.tallies, strict=True):
             tally.add(scores > logit, mask)
-        self.own.add(scores > self.cut, mask)
 
     def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the false and the true positive rate above each of ``EDGES``, ``[edges]`` each, falling."""

@@ -23,15 +23,15 @@ template <int KIND>
 DEVICE float input_of(const Args& a, size_t at, int frame, float tail, bool mine) {
     if constexpr (KIND == FRAME) {
         float x = pixel_of(a, at, frame);
-        if (mine) a.x[at] = x;
+        if (mine && a.x) a.x[at] = x;
         return x;
     } else if constexpr (KIND == BACKGROUND) {
         float x = tail + a.bias - a.t[at] - of(a.n, at);
-        if (mine) a.x[at] = x;
+        if (mine && a.x) a.x[at] = x;
         return x;
     } else if constexpr (KIND == AGAIN) {
         float t = a.y[at] - a.gain * (tail + a.bias), x = pixel_of(a, at, frame) - t;
-        if (mine) a.t[at] = t, a.x[at] = x;
+        if (mine) a.t[at] = t;
         return x;
     } else if constexpr (KIND == TARGET) {  // D - T - N + W is B, so D cancels in T + D - B - N and in N + D - B
         float w = tail + a.bias, t = of(a.t, at), y = 2.f * t - w;
@@ -151,7 +151,6 @@ DEVICE void answer_of(const Args& a) {
         size_t at = p.at(i / TW, i % TW);
         float t = a.y[at] - a.gain * (x[i] + a.bias);
         a.targets[at] = (u8)rintf(255.f / (1.f + expf(-t)));
-        if (a.t) a.t[at] = t;
     }
 }
 

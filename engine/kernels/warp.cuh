@@ -88,7 +88,7 @@ struct Args {
     const float* window;   // [n][2]
     u8* targets;           // [n][h][w]
     float* x;              // D - T - N, of this stage
-    float* t;              // T; the F chain replaces it
+    float* t;              // T; the kernel that ends H replaces it
     float* n;              // N; the first kernel of M replaces it
     float* y;              // T + D - B - N
     float* q;              // N + D - B

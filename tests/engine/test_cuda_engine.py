@@ -335,9 +335,9 @@ def test_a_network_without_f_and_m_costs_what_it_has(write):
     assert [KERNELS[index] for index in kernels_of(weights)] == names
     places = room_for(weights, 1, 256, 256).places
     assert places["merged0"] == places["tail0"]
-    pixels, thin = 30 * 40, 8
-    work, ends = work_of_plan(weights, 1, 30, 40), (1 + 4 + thin) + (thin + 4 + 4 + 1)
-    assert work.bytes_moved == pixels * (ends + 3 * (2 * thin + 8) + 2 * (2 * thin + 4 + 1 + 8))
+    work = work_of_plan(weights, 1, 30, 40)
+    assert work.operations == 2 * 30 * 40 * 3 * (4 + 3 * 144 + 100 + 4 + 6 * 144 + 100)
+    assert work.bytes_moved == 30 * 40 * ((9 + 20) + (8 + 4 + 1 + 4 + 8) + (4 + 20) + 25 + 24 + (8 + 4 + 1))
 
 
 def test_the_work_is_counted(write):
@@ -346,7 +346,7 @@ def test_the_work_is_counted(write):
     work = work_of_plan(pack_weights(read_network(proto.graph, info), info), 2, 30, 40)
     pixels = 2 * 30 * 40
     assert work.operations == 2 * pixels * (4 + 3 * 144 + 100 + 4 + 6 * 144 + 100)
-    assert work.bytes_moved == pixels * ((1 + 4 + 8) + (8 + 4 + 4 + 8) + (8 + 4 + 4 + 1))
+    assert work.bytes_moved == pixels * ((1 + 8) + (8 + 4 + 8) + (8 + 4 + 1))
 
 
 def test_the_names_that_are_used_exist():

@@ -21,7 +21,7 @@ CASES = [
     ("one at the frame's edge is the border's and others' alike", [(dots((13, 23), (78, 30)), BOX)], (1, 1, 1)),
     ("a target at the edge is not the border's", [(dots((0, 0)), [(0.0, 0.0, 6.0, 6.0)])], (1, 0, 0)),
     ("a frame without a box is not one to find in", [(dots((30, 30)), []), (dots((13, 23)), BOX)], (1, 0.5, 0)),
-    ("nothing there, nothing found", [(dots(), [])], (0, 0, 0)),
+    ("nothing there to find, nothing found", [(dots(), [])], (None, 0, 0)),
 ]
 
 

@@ -159,7 +159,7 @@ BAD = [
     ("a picture of no kind", ["--model", "onnx", "--gallery", "{}/g.gallery"], "g.gallery: a name that ends in .png"),
     (
         "two outputs in one file",
-        ["--model", "onnx", "--json", "{}/r", "--csv", "{}/./r"],
+        ["--model", "onnx", "--json", "{}/r", "--csv", "{0}/../{0.name}/r"],
         "--json writes that file; another name is expected",
     ),
     ("no such noise", ["--model", "onnx", "--noise", "rain:1"], "--noise rain:1: no such kind"),

@@ -8,7 +8,7 @@ from rich.console import Console
 from training.data import Sample
 from training.evaluate import matrix_of, measure_sets, table_of
 from training.finder import Finder
-from training.measure import GALLERY_FRAMES, figures_of, resized
+from training.measure import GALLERY_FRAMES, OF_TARGETS, figures_of, resized
 from training.metrics import Tally
 
 FRAME = np.arange(40 * 60, dtype=np.uint32).reshape(40, 60).astype(np.uint8)
@@ -68,7 +68,7 @@ def test_frames_without_a_target_say_nothing_of_targets():
     tally = Tally()
     tally.add(with_targets((1, 1, 3, 3)).mask, with_targets().mask)
     figures = figures_of(tally, 1, 5)
-    assert [figures[key] for key in ("iou", "niou", "pd", "pd_centroid", "recall")] == [None] * 5
+    assert [figures[key] for key in OF_TARGETS] == [None] * 7
     assert figures["fa"] == pytest.approx(9 / tally.pixels)
     assert figures["false_components_per_target_free_frame"] == 1
 

@@ -69,11 +69,14 @@ def test_stages_without_f_and_m(tmp_path, make_network):
     draw_stages(tmp_path / "s.png", "net", [(sample, found)])
 
 
+POINT = {"fa": 1e-5, "recall": 0.9, "fa_centroid": 1e-6, "pd_centroid": 0.8}  # at the network's own threshold
+
+
 def test_noise_and_roc(tmp_path):
     """Curves of two networks; a panel a kind of noise."""
     levels = [("gaussian", 5), ("gaussian", 10), ("poisson", 100), ("salt-pepper", 0.01)]
     noise = [{"kind": kind, "level": level, "iou": 0.4} for kind, level in levels]
-    results = [{"model": name, "data": "d", "iou": 0.8, "noise": noise} for name in "ab"]
+    results = [{"model": name, "data": "d", "iou": 0.8, "noise": noise, **POINT} for name in "ab"]
     draw_noise(tmp_path / "noise.png", results)
     roc = Roc()
     roc.add(np.where(MASK, 3, -3).astype(np.float32), MASK)
@@ -88,7 +91,7 @@ def test_many_curves_keep_their_room(tmp_path):
     roc.add(np.where(MASK, 3, -3).astype(np.float32), MASK)
     heights = []
     for curves in (1, 21):
-        draw_roc(tmp_path / "roc.png", [({"model": f"m{index}", "data": "d"}, roc) for index in range(curves)])
+        draw_roc(tmp_path / "roc.png", [({"model": f"m{index}", "data": "d", **POINT}, roc) for index in range(curves)])
         dark = (cv2.imread(str(tmp_path / "roc.png"), cv2.IMREAD_GRAYSCALE) < 30).sum(0)
         heights.append(dark.max())  # of the left axis, which is a black line
     assert heights[1] > 0.9 * heights[0] > 270

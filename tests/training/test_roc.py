@@ -29,16 +29,6 @@ def test_area(why, target, background, area):
     assert scored(target, background).area() == pytest.approx(area)
 
 
-def test_a_network_has_its_own_threshold():
-    """Of scores at a logit of 1, one with its cut at 0 finds all and one with its cut at 2 nothing."""
-    found = []
-    for cut in (0.0, 2.0):
-        roc = Roc(cut)
-        roc.add(np.where(MASK, 1, -3).astype(np.float32), MASK)
-        found.append(roc.own.report()["pd"])
-    assert found == [1, 0]
-
-
 def test_curve_is_what_thresholding_gives():
     """At an edge, the rates are the shares above it; the rows agree, and frames add up."""
     rng = np.random.default_rng(0)
