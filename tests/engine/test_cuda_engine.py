@@ -122,6 +122,7 @@ def test_the_shipped_model(why, height, width, folder):
     check(K1, folder, 2, height, width, TRAINED_NOISE)
     if why == "a tile and a column":
         check(MODELS / "rpcanet_plus_k1_16bit.onnx", folder, 2, height, width, TRAINED_NOISE)
+        check(MODELS / "rpcanet_plus_k3_light.onnx", folder, 2, height, width, TRAINED_NOISE)
 
 
 NETWORKS = [
