@@ -41,6 +41,7 @@ from training.roc import Roc
 PERCENTS = ("iou", "niou", "f1", "precision", "recall", "pd", "pd_centroid", "found")
 COMPONENTS = ("false_components_per_frame", "false_components_per_target_free_frame")
 MATRIX = ("iou", "niou", "pd", "fa", "pd_centroid", "fa_centroid", *COMPONENTS)
+ROC_FILES = ("roc.png", "roc.csv", "roc_pixels.csv")
 MAX_SIDE = 8192
 
 Sets = list[tuple[str, list[Sample]]]
@@ -89,10 +90,12 @@ def measure_sets(finders: list[Finder], sets: Sets, split: str, noises: list[Noi
             result.update(figures_of(total, len(samples), finder.parameters))
             done.rows += [{"model": finder.name, "data": name, **row} for row in rows]
             worst = worst_of([*worst, *gathered.worst])
-            if gathered.roc:
-                result["roc_area"] = gathered.roc.area() if total.targets else None
             if gathered.roc and total.targets:
+                result["roc_area"] = gathered.roc.area()
                 done.curves.append((result, gathered.roc))
+            elif gathered.roc:
+                result["roc_area"] = None
+                print(f"{name}: no ROC, for no frame has a target", file=sys.stderr)
             if noises:
                 result["noise"] = []
             for noise in noises:
@@ -171,15 +174,15 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _write_roc(folder: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
-    """Write roc.png, roc.csv (both curves at a few thresholds) and roc_pixels.csv (a point a logit) to a folder."""
+    """Write ``ROC_FILES`` to a folder: a picture, both curves at a few thresholds, a point a logit."""
     from training.pictures import draw_roc
     from training.roc import EDGES
 
-    if not curves:
-        print(f"{folder}: not written, for no frame has a target", file=sys.stderr)
+    picture, table, points_table = (folder / name for name in ROC_FILES)
+    if not curves:  # no frame has a target, which was said
         return
     folder.mkdir(exist_ok=True)
-    draw_roc(folder / "roc.png", curves)
+    draw_roc(picture, curves)
     rows, points = [], []
     for result, roc in curves:
         names = {"model": result["model"], "data": result["data"]}
@@ -187,8 +190,8 @@ def _write_roc(folder: Path, curves: list[tuple[dict[str, Any], Roc]]) -> None:
         for logit, false, true in zip(EDGES, *roc.curve(), strict=True):
             rates = {"false_positive_rate": f"{false:.6g}", "true_positive_rate": f"{true:.6g}"}
             points.append({**names, "logit": f"{logit:.2f}", **rates})
-    _write_csv(folder / "roc.csv", rows)
-    _write_csv(folder / "roc_pixels.csv", points)
+    _write_csv(table, rows)
+    _write_csv(points_table, points)
 
 
 def _write_stages(path: Path, finder: Finder, sets: Sets, names: list[str]) -> None:
@@ -207,7 +210,7 @@ def _check_outputs(tables: dict[str, str | Path | None], pictures: dict[str, Pat
 
     Tables and pictures come by their options.
     """
-    written: dict[Path, str] = {}
+    written = {path.resolve(): "--roc" for path in (roc, *(roc / name for name in ROC_FILES))} if roc else {}
     for option, path in {**tables, **pictures}.items():
         check_output(option, path, ".png" if option in pictures else "")
         if path and str(path) != "-" and (other := written.setdefault(Path(path).resolve(), option)) != option:

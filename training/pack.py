@@ -22,8 +22,11 @@ def pack(recipe: Recipe, also: list[tuple[str, str]], data: Path, out: Path) -> 
     Of labelled video the clips and frames that the recipe names are written. What is set aside or held out is
     written too: the program that reads a recipe leaves it out. Scenes are drawn, not read.
     """
-    if any(name == "scene" for name, _ in also):
-        raise DataError("--also scene: a scene is drawn, not read; an image set is expected")
+    for name, _ in also:
+        if name == "scene":
+            raise DataError("--also scene: a scene is drawn, not read; an image set is expected")
+        if is_video(data / name):
+            raise DataError(f"--also {name}: labelled video has no splits; an image set is expected")
     # What was typed comes first: a split that is not there is said before minutes of packing.
     parts = [DataRecipe(set=name, split=split) for name, split in also]
     parts += [part for part in recipe.data if part.set != "scene"]

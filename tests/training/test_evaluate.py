@@ -162,6 +162,11 @@ BAD = [
         ["--model", "onnx", "--json", "{}/r", "--csv", "{0}/../{0.name}/r"],
         "--json writes that file; another name is expected",
     ),
+    (
+        "a table in the place of a curve's",
+        ["--model", "onnx", "--csv", "{}/roc.csv", "--roc", "{}"],
+        "--roc writes that file; another name is expected",
+    ),
     ("no such noise", ["--model", "onnx", "--noise", "rain:1"], "--noise rain:1: no such kind"),
     ("a size in words", ["--model", "onnx", "--size", "small"], "--size small: WIDTHxHEIGHT"),
     ("a size too small", ["--model", "onnx", "--size", "1x1"], "--size 1x1: WIDTHxHEIGHT"),
