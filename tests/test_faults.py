@@ -109,8 +109,11 @@ def test_processes_that_die_or_stall_are_replaced_and_every_frame_is_accounted_f
         assert len(lost_on_the_way) <= sum(reason.startswith("track: ") for reason in reasons)
         assert all(count > 0 for count in lost_on_the_way)
         restarted += sum(m["dropped"].get(RESTART, 0) for m in tracks)
-        first_seen = list(dict.fromkeys(t["id"] for m in tracks for t in sorted(m["tracks"], key=lambda t: t["id"])))
-        assert first_seen == sorted(first_seen)
+        ages: dict[int, list[int]] = {}
+        for message in tracks:
+            for track in message["tracks"]:
+                ages.setdefault(track["id"], []).append(track["age"])
+        assert all(younger < older for age in ages.values() for younger, older in itertools.pairwise(age))
     assert restarted > 0 or number == signal.SIGKILL  # one that dies between two frames loses none
     report = {s["name"]: s for s in json.loads((tmp_path / "r.json").read_text())["streams"]}
     for name, stream in report.items():
