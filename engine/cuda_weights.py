@@ -56,7 +56,7 @@ class Weights:
     @property
     def rebuilds(self) -> bool:
         """Whether the stages but the last have F and M."""
-        return len(self.stages[0]) == 4
+        return bool(self.defines["REBUILDS"])
 
     def put(self, values: NDArray[Any]) -> int:
         """Append an array; return where it lies."""
